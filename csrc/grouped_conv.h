@@ -1,0 +1,61 @@
+#pragma once
+#include "kernel_table.h"
+
+// The torch-free C++ interface: the argument records of the three passes and the kernel tables of each device.
+namespace resnext {
+
+// A weight (or its gradient) of k x c/groups x r x s elements at arbitrary element strides: kernels pack
+// weights before use, so any order will do.
+template <class Pointer>
+struct Weight {
+  Pointer data;
+  int64_t stride_k, stride_c, stride_r, stride_s;
+};
+
+// Where a launch runs and what scratch memory it may use.
+struct Launch {
+  void* workspace;  // workspace_bytes(problem, threads) bytes, 64-byte aligned, contents undefined
+  int threads;      // CPU: size of the OpenMP team; results never depend on it
+  void* stream;     // CUDA: the stream to launch on
+};
+
+// Activations are dense in problem.layout. No output aliases an input. Every element of an output is
+// written, and none is read.
+struct FpropArgs {
+  Problem problem;
+  const void* input;          // n x c x h x w
+  Weight<const void*> weight;
+  const void* bias;           // k elements, or null
+  void* output;               // n x k x p x q
+  Launch launch;
+};
+
+struct DgradArgs {
+  Problem problem;
+  const void* grad_output;    // n x k x p x q
+  Weight<const void*> weight;
+  void* grad_input;           // n x c x h x w
+  Launch launch;
+};
+
+struct WgradArgs {
+  Problem problem;
+  const void* grad_output;    // n x k x p x q
+  const void* input;          // n x c x h x w
+  Weight<void*> grad_weight;
+  Launch launch;
+};
+
+namespace cpu {
+const KernelTable<FpropArgs>& fprop_table();
+const KernelTable<DgradArgs>& dgrad_table();
+const KernelTable<WgradArgs>& wgrad_table();
+}  // namespace cpu
+
+namespace cuda {
+const KernelTable<FpropArgs>& fprop_table();
+const KernelTable<DgradArgs>& dgrad_table();
+const KernelTable<WgradArgs>& wgrad_table();
+}  // namespace cuda
+
+}  // namespace resnext

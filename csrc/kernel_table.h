@@ -1,0 +1,67 @@
+#pragma once
+#include <string>
+#include <vector>
+
+#include "conv_shape.h"
+
+namespace resnext {
+
+enum class DType : uint8_t { f64, f32, f16, bf16 };
+
+// Memory order of the two activation tensors of a problem (input and output, or their gradients); both
+// are dense. NHWC is PyTorch's channels_last.
+enum class Layout : uint8_t { nchw, nhwc };
+
+struct Problem {
+  ConvShape shape;
+  DType dtype;
+  Layout layout;
+};
+
+// One row of a kernel table. `Args` is the argument record of the pass (FpropArgs, DgradArgs, WgradArgs).
+template <class Args>
+struct KernelEntry {
+  const char* name;
+  // Null if the kernel computes this problem, else the reason why not, as a short phrase.
+  const char* (*why_not)(const Problem&);
+  int64_t (*workspace_bytes)(const Problem&, int threads);
+  void (*launch)(const Args&);
+};
+
+template <class Args>
+using KernelTable = std::vector<KernelEntry<Args>>;
+
+// The first entry that accepts the problem or, with a name, the entry so called. Null if there is none;
+// then `error` says why.
+template <class Args>
+const KernelEntry<Args>* select(const KernelTable<Args>& table, const Problem& problem, const std::string& name,
+                                std::string& error) {
+  std::string names;
+  for (const auto& entry : table) {
+    if (!name.empty() && name != entry.name) {
+      names += std::string(names.empty() ? "" : ", ") + entry.name;
+      continue;
+    }
+    const char* reason = entry.why_not(problem);
+    if (!reason) return &entry;
+    if (!name.empty()) {
+      error = "kernel '" + name + "' cannot run this problem: " + reason;
+      return nullptr;
+    }
+  }
+  error = name.empty() ? "no kernel for this problem" : "expected kernel to be one of [" + names + "], got '" + name + "'";
+  return nullptr;
+}
+
+// One line per entry, "name<tab>reason" with an empty reason for an entry that accepts the problem.
+template <class Args>
+std::string explain(const KernelTable<Args>& table, const Problem& problem) {
+  std::string lines;
+  for (const auto& entry : table) {
+    const char* reason = entry.why_not(problem);
+    lines += std::string(entry.name) + '\t' + (reason ? reason : "") + '\n';
+  }
+  return lines;
+}
+
+}  // namespace resnext
