@@ -1,0 +1,339 @@
+"""Every entry of the CPU kernel tables, without torch: exact, rounding, thread, memory and table checks."""
+
+import functools
+from dataclasses import astuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resnext_kernels import _testing_cpu
+from resnext_kernels.problems import Problem, edge_cases, resnext50_32x4d, resnext101_32x8d, resnext101_64x4d
+from tests import tolerance
+
+PASSES = ("fprop", "dgrad", "wgrad")
+DTYPES = ("f64", "f32", "f16", "bf16")
+LAYOUTS = ("NCHW", "NHWC")
+GUARD = 64  # elements before and behind each array
+LAYERS = {p.name: p for p in (*resnext50_32x4d, *resnext101_32x8d, *resnext101_64x4d)}
+# The widths of groups that have kernels of their own, at sizes that leave every kind of tail.
+WIDTHS = {
+    f"width_{width}_{h}x{w}_stride_{stride}": Problem(
+        2, max(2 * width, 32), h, w, max(2 * width, 32), groups=max(2 * width, 32) // width, stride=(stride, stride)
+    )
+    for width in (4, 8, 16, 32, 64)
+    for stride in (1, 2)
+    for h, w in ((3, 3), (7, 14), (5, 29), (4, 30), (9, 12), (6, 20))
+}
+CASES = {**edge_cases, **WIDTHS}
+# The fixed-width kernels are float only, so the other types need fewer shapes.
+TYPED_CASES = [(case, dtype) for dtype in DTYPES for case in (CASES if dtype == "f32" else edge_cases)]
+
+
+def shape_of(problem):
+    """The fourteen numbers of ConvShape."""
+    n, c, h, w, k, kernel_size, groups, stride, padding, dilation = astuple(problem)
+    return [n, c, h, w, k, *kernel_size, groups, *stride, *padding, *dilation]
+
+
+def accepting(pass_name, problem, dtype, layout):
+    """The names of the kernels that accept a problem."""
+    reasons = _testing_cpu.explain(pass_name, shape_of(problem), dtype, layout)
+    return [name for name, reason in reasons if not reason]
+
+
+def fenced(size, dtype):
+    """An array of NaN, and a view of its middle part."""
+    whole = np.full(size + 2 * GUARD, -1, np.int64).view(np.uint8)[
+        : (size + 2 * GUARD) * tolerance.STORAGE[dtype]().itemsize
+    ]
+    whole = whole.view(tolerance.STORAGE[dtype])
+    return whole, whole[GUARD : GUARD + size]
+
+
+def order(layout):
+    """The axes of an NCHW (or KCRS) array in memory order."""
+    return (0, 1, 2, 3) if layout in ("NCHW", "KCRS") else (0, 2, 3, 1)
+
+
+def flatten(values, dtype, layout):
+    """Values (four axes) as stored, flat and between NaN."""
+    _, middle = fenced(values.size, dtype)
+    middle[:] = tolerance.encode(values.transpose(order(layout)), dtype).ravel()
+    return middle
+
+
+def weight_strides(problem, weight_layout):
+    """Strides of k, c, r, s for a dense weight in memory order KCRS or KRSC."""
+    axes = order(weight_layout)
+    strides, step = [0] * 4, 1
+    for axis in reversed(axes):
+        strides[axis], step = step, step * problem.weight_shape[axis]
+    return strides
+
+
+def launch(pass_name, kernel, problem, dtype, layout, first, second, bias=None, threads=1, weight_layout="KCRS"):
+    """Run one kernel; returns the result's stored bits in logical axis order, having checked the fences.
+
+    ``first`` and ``second`` are the pass's operands: input and weight, grad_output and weight, grad_output and input.
+    """
+    result_shape = {"fprop": problem.output_shape, "dgrad": problem.input_shape, "wgrad": problem.weight_shape}[
+        pass_name
+    ]
+    result_layout = weight_layout if pass_name == "wgrad" else layout
+    whole, result = fenced(int(np.prod(result_shape)), dtype)
+    operands = [
+        flatten(first, dtype, layout),
+        flatten(second, dtype, layout if pass_name == "wgrad" else weight_layout),
+    ]
+    strides = weight_strides(problem, weight_layout)
+    common = (shape_of(problem), dtype, layout, *operands)
+    if pass_name == "fprop":
+        flat_bias = None if bias is None else tolerance.encode(bias, dtype)
+        ran = _testing_cpu.fprop(*common, strides, flat_bias, result, threads, kernel)
+    elif pass_name == "dgrad":
+        ran = _testing_cpu.dgrad(*common, strides, result, threads, kernel)
+    else:
+        ran = _testing_cpu.wgrad(*common, result, strides, threads, kernel)
+    assert ran == kernel
+    for fence in (whole[:GUARD], whole[GUARD + result.size :]):
+        assert (fence.view(np.uint8) == 0xFF).all(), "the kernel wrote outside its output"
+    axes = order(result_layout)
+    return result.reshape([result_shape[axis] for axis in axes]).transpose(np.argsort(axes))
+
+
+def operands(pass_name, problem, draw):
+    """The two operands of a pass and, for fprop, a bias; ``draw(shape)`` makes the values."""
+    shapes = {
+        "fprop": (problem.input_shape, problem.weight_shape),
+        "dgrad": (problem.output_shape, problem.weight_shape),
+        "wgrad": (problem.output_shape, problem.input_shape),
+    }[pass_name]
+    first, second = (draw(shape) for shape in shapes)
+    return first, second, draw((problem.k,)) if pass_name == "fprop" else None
+
+
+def reference(pass_name, problem, first, second, bias=None):
+    """The float64 result."""
+    return getattr(tolerance, pass_name)(problem, first, second, *([bias] if pass_name == "fprop" else []))
+
+
+@functools.cache
+def exact_case(pass_name, problem, limit):
+    """Small integers, all of whose partial sums are integers below ``limit``, and the exact result."""
+    rng = np.random.default_rng(1)
+    # Values -1, 0, 1, more of them zero where sums are long, keep even a type of 8 significant bits exact.
+    rate = min(1.0, limit / 2 / max(1, tolerance.depth(pass_name, problem)))
+    wide = 4 if limit >= 2**24 else 2
+
+    def draw(shape):
+        return rng.integers(1 - wide, wide, shape).astype(float) * (rng.random(shape) < max(rate, 0.05))
+
+    first, second, bias = operands(pass_name, problem, draw)
+    magnitude = reference(pass_name, problem, abs(first), abs(second), None if bias is None else abs(bias))
+    assert magnitude.max(initial=0) <= limit, "the case is not exact: make the operands sparser"
+    return first, second, bias, reference(pass_name, problem, first, second, bias)
+
+
+def check_exact(pass_name, problem, dtype, layout, weight_layout="KCRS", threads=1):
+    """Every accepting kernel returns exactly the integers expected. bf16 and f16 sums are kept in float."""
+    first, second, bias, expected = exact_case(pass_name, problem, {"f16": 2048, "bf16": 256}.get(dtype, 2**24))
+    for kernel in accepting(pass_name, problem, dtype, layout):
+        stored = launch(pass_name, kernel, problem, dtype, layout, first, second, bias, threads, weight_layout)
+        np.testing.assert_array_equal(tolerance.decode(stored, dtype), expected, err_msg=kernel)
+
+
+def check_rounding(pass_name, problem, dtype, layout, weight_layout="KCRS"):
+    """Every accepting kernel stays within the bound that rounding allows."""
+    rng = np.random.default_rng(2)
+
+    def draw(shape):
+        return tolerance.decode(tolerance.encode(rng.standard_normal(shape), dtype), dtype)
+
+    first, second, bias = operands(pass_name, problem, draw)
+    expected = reference(pass_name, problem, first, second, bias)
+    magnitude = reference(pass_name, problem, abs(first), abs(second), None if bias is None else abs(bias))
+    terms = tolerance.depth(pass_name, problem, has_bias=bias is not None)
+    bound = tolerance.error_bound(dtype, expected, magnitude, terms)
+    for kernel in accepting(pass_name, problem, dtype, layout):
+        stored = launch(pass_name, kernel, problem, dtype, layout, first, second, bias, 2, weight_layout)
+        error = abs(tolerance.decode(stored, dtype) - expected)
+        assert (error <= bound).all(), (
+            f"{kernel}: error {np.nanmax(error / np.maximum(bound, 1e-300)):.2f} of the bound"
+        )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("case", "dtype"), TYPED_CASES)
+@pytest.mark.parametrize("pass_name", PASSES)
+def test_exact(pass_name, case, dtype, layout):
+    check_exact(pass_name, CASES[case], dtype, layout)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("pass_name", PASSES)
+def test_exact_with_weight_in_krsc_order(pass_name, case):
+    check_exact(pass_name, CASES[case], "f32", "NHWC", "KRSC", threads=2)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("case", "dtype"), TYPED_CASES)
+@pytest.mark.parametrize("pass_name", PASSES)
+def test_rounding(pass_name, case, dtype, layout):
+    check_rounding(pass_name, CASES[case], dtype, layout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("pass_name", PASSES)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_network_layers(layer, pass_name, layout):
+    problem = LAYERS[layer]
+    rng = np.random.default_rng(3)
+    first, second, bias = operands(pass_name, problem, lambda shape: rng.integers(-2, 3, shape).astype(float))
+    expected = reference(pass_name, problem, first, second, bias)
+    for kernel in accepting(pass_name, problem, "f32", layout):
+        if "reference" in kernel:
+            continue
+        stored = launch(pass_name, kernel, problem, "f32", layout, first, second, bias, 2)
+        np.testing.assert_array_equal(stored, expected, err_msg=kernel)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("pass_name", PASSES)
+def test_same_bits_for_every_thread_count_and_run(pass_name, case, layout):
+    problem = CASES[case]
+    rng = np.random.default_rng(4)
+    first, second, bias = operands(pass_name, problem, rng.standard_normal)
+    for dtype in ("f32", "bf16"):
+        for kernel in accepting(pass_name, problem, dtype, layout):
+            results = [
+                launch(pass_name, kernel, problem, dtype, layout, first, second, bias, threads)
+                for threads in (1, 2, 3, 1, 3)
+            ]
+            assert all(result.tobytes() == results[0].tobytes() for result in results), kernel
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("pass_name", PASSES)
+def test_infinities_stay_where_they_belong(pass_name, value, layout):
+    """Padding is absent, not zero: an infinite weight or pixel never meets it. What it does reach is not finite."""
+    problem = Problem(1, 32, 6, 15, 32, groups=8)
+    rng = np.random.default_rng(5)
+    first, second, bias = operands(pass_name, problem, lambda shape: rng.uniform(1, 2, shape))
+    reached = np.zeros_like(second)
+    second[-1, 1, 0, 0] = value
+    reached[-1, 1, 0, 0] = 1
+    expected = reference(pass_name, problem, np.ones_like(first), reached) > 0
+    for dtype in DTYPES:
+        for kernel in accepting(pass_name, problem, dtype, layout):
+            stored = launch(pass_name, kernel, problem, dtype, layout, first, second, bias)
+            np.testing.assert_array_equal(~np.isfinite(tolerance.decode(stored, dtype)), expected, err_msg=kernel)
+
+
+def test_16_bit_results_round_to_nearest_even():
+    """A 1x1 kernel of weight one and a bias: sums that lie halfway between two bf16 or f16 numbers."""
+    problem = Problem(1, 1, 1, 1, 1, kernel_size=(1, 1), padding=(0, 0))
+    for dtype, bits in (("bf16", 8), ("f16", 11)):
+        ulp, one = 2.0 ** (1 - bits), np.ones((1, 1, 1, 1))
+        for value, addend, expected in (
+            (1.0, ulp / 2, 1.0),
+            (1.0 + ulp, ulp / 2, 1.0 + 2 * ulp),
+            (1.0, ulp / 2 + ulp / 64, 1.0 + ulp),
+            (-1.0 - ulp, -ulp / 2, -1.0 - 2 * ulp),
+        ):
+            stored = launch("fprop", "fprop_reference", problem, dtype, "NCHW", value * one, one, np.array([addend]))
+            assert tolerance.decode(stored, dtype).item() == expected
+
+
+@pytest.mark.parametrize("pass_name", PASSES)
+def test_tables(pass_name):
+    names = _testing_cpu.entries(pass_name)
+    assert names[-1] == f"{pass_name}_reference"
+    assert len(set(names)) == len(names)
+    assert all(name.startswith(f"{pass_name}_") for name in names)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("pass_name", PASSES)
+def test_every_problem_has_a_kernel(pass_name, dtype, layout):
+    for problem in (*CASES.values(), *LAYERS.values()):
+        assert accepting(pass_name, problem, dtype, layout)[-1] == f"{pass_name}_reference"
+
+
+@pytest.mark.parametrize("pass_name", PASSES)
+def test_refused_kernels_say_why(pass_name):
+    problem = edge_cases["dilation_2"]
+    first, second, bias = operands(pass_name, problem, np.zeros)
+    for name, reason in _testing_cpu.explain(pass_name, shape_of(problem), "f32", "NHWC"):
+        if reason:
+            with pytest.raises(ValueError, match=f"kernel '{name}' cannot run this problem: {reason}"):
+                launch(pass_name, name, problem, "f32", "NHWC", first, second, bias)
+
+
+@pytest.mark.parametrize("pass_name", PASSES)
+def test_unknown_kernel_lists_the_known(pass_name):
+    problem = edge_cases["odd_map"]
+    with pytest.raises(ValueError, match=rf"expected kernel to be one of \[.*{pass_name}_reference\], got 'fastest'"):
+        launch(pass_name, "fastest", problem, "f32", "NCHW", *operands(pass_name, problem, np.zeros))
+
+
+def test_bad_arguments_raise():
+    problem = edge_cases["odd_map"]
+    good = shape_of(problem)
+    with pytest.raises(ValueError, match="groups must divide"):
+        _testing_cpu.explain("fprop", [*good[:7], 5, *good[8:]], "f32", "NCHW")
+    with pytest.raises(ValueError, match="kernel is larger"):
+        _testing_cpu.explain("fprop", [*good[:5], 99, *good[6:]], "f32", "NCHW")
+    with pytest.raises(ValueError, match="expected dtype"):
+        _testing_cpu.explain("fprop", good, "f8", "NCHW")
+    with pytest.raises(ValueError, match="expected layout"):
+        _testing_cpu.explain("fprop", good, "f32", "CHWN")
+    with pytest.raises(ValueError, match="expected pass"):
+        _testing_cpu.explain("backward", good, "f32", "NCHW")
+    first, second, _ = operands("dgrad", problem, np.zeros)
+    with pytest.raises(ValueError, match="grad_output must have"):
+        launch("dgrad", "dgrad_reference", problem, "f32", "NCHW", first[:1], second)
+    with pytest.raises(ValueError, match="weight is too small"):
+        launch("dgrad", "dgrad_reference", problem, "f32", "NCHW", first, second[:1])
+
+
+@st.composite
+def problems(draw):
+    """Any small problem."""
+    groups = draw(st.sampled_from([1, 2, 3, 4, 8]))
+    kernel_size = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    dilation = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    padding = draw(st.tuples(st.integers(0, 3), st.integers(0, 3)))
+    h, w = (draw(st.integers(max(1, dilation[i] * (kernel_size[i] - 1) + 1 - 2 * padding[i]), 17)) for i in range(2))
+    c, k = (groups * draw(st.integers(1, 5)) for _ in range(2))
+    stride = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    return Problem(draw(st.integers(1, 3)), c, h, w, k, kernel_size, groups, stride, padding, dilation)
+
+
+@st.composite
+def resnext_problems(draw):
+    """Problems for the kernels of fixed group width."""
+    width, stride = draw(st.sampled_from([4, 8, 16, 32, 64])), draw(st.integers(1, 2))
+    groups = draw(st.integers(1, 4)) * max(1, 16 // width)
+    h, w = draw(st.integers(1, 40)), draw(st.integers(1, 40))
+    return Problem(
+        draw(st.integers(1, 2)), width * groups, h, w, width * groups, groups=groups, stride=(stride, stride)
+    )
+
+
+@pytest.mark.parametrize("pass_name", PASSES)
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(problem=problems(), dtype=st.sampled_from(DTYPES), layout=st.sampled_from(LAYOUTS))
+def test_random_problems(pass_name, problem, dtype, layout):
+    check_rounding(pass_name, problem, dtype, layout)
+
+
+@pytest.mark.parametrize("pass_name", PASSES)
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(problem=resnext_problems(), layout=st.sampled_from(LAYOUTS), weight=st.sampled_from(["KCRS", "KRSC"]))
+def test_random_resnext_problems(pass_name, problem, layout, weight):
+    check_exact(pass_name, problem, "f32", layout, weight, threads=2)
