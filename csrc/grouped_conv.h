@@ -23,25 +23,25 @@ struct Launch {
 // written, and none is read.
 struct FpropArgs {
   Problem problem;
-  const void* input;          // n x c x h x w
+  const void* input;  // n x c x h x w
   Weight<const void*> weight;
-  const void* bias;           // k elements, or null
-  void* output;               // n x k x p x q
+  const void* bias;  // k elements, or null
+  void* output;      // n x k x p x q
   Launch launch;
 };
 
 struct DgradArgs {
   Problem problem;
-  const void* grad_output;    // n x k x p x q
+  const void* grad_output;  // n x k x p x q
   Weight<const void*> weight;
-  void* grad_input;           // n x c x h x w
+  void* grad_input;  // n x c x h x w
   Launch launch;
 };
 
 struct WgradArgs {
   Problem problem;
-  const void* grad_output;    // n x k x p x q
-  const void* input;          // n x c x h x w
+  const void* grad_output;  // n x k x p x q
+  const void* input;        // n x c x h x w
   Weight<void*> grad_weight;
   Launch launch;
 };

@@ -49,7 +49,8 @@ const KernelEntry<Args>* select(const KernelTable<Args>& table, const Problem& p
       return nullptr;
     }
   }
-  error = name.empty() ? "no kernel for this problem" : "expected kernel to be one of [" + names + "], got '" + name + "'";
+  error =
+      name.empty() ? "no kernel for this problem" : "expected kernel to be one of [" + names + "], got '" + name + "'";
   return nullptr;
 }
 

@@ -1,0 +1,55 @@
+#include <algorithm>
+
+#include "operator.h"
+
+// Library 1, in every install: the operators' schemas and their CPU kernels.
+namespace resnext::binding {
+namespace {
+
+// A team is worth its fork and join (a few microseconds) only if each thread has about this much to do.
+constexpr int64_t kMultiplyAddsPerThread = 1 << 18;
+
+int team_size(const ConvShape& shape) {
+  const int64_t work = shape.n * shape.k * shape.p() * shape.q() * shape.c_per_group() * shape.r * shape.s;
+  return static_cast<int>(std::clamp<int64_t>(work / kMultiplyAddsPerThread, 1, torch::stable::get_num_threads()));
+}
+
+struct Cpu {
+  static constexpr const char* name = "CPU";
+  static const auto& table(const FpropArgs*) { return cpu::fprop_table(); }
+  static const auto& table(const DgradArgs*) { return cpu::dgrad_table(); }
+  static const auto& table(const WgradArgs*) { return cpu::wgrad_table(); }
+
+  template <class Args>
+  static void launch(const KernelEntry<Args>& entry, Args& args, const Tensor& like) {
+    args.launch.threads = team_size(args.problem.shape);
+    const int64_t bytes = entry.workspace_bytes(args.problem, args.launch.threads);
+    const Tensor workspace = torch::stable::empty({bytes}, ScalarType::Byte, std::nullopt, like.device());
+    args.launch.workspace = workspace.mutable_data_ptr();
+    entry.launch(args);
+  }
+};
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY(resnext_kernels, library) {
+  library.def(
+      "grouped_conv2d(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int[2] dilation, "
+      "SymInt groups, *, str kernel_name=\"\") -> Tensor");
+  library.def(
+      "grouped_conv2d_grad_input(Tensor grad_output, Tensor weight, SymInt[2] input_hw, int[2] stride, "
+      "int[2] padding, int[2] dilation, SymInt groups, *, str kernel_name=\"\") -> Tensor");
+  library.def(
+      "grouped_conv2d_grad_weight(Tensor grad_output, Tensor input, SymInt[2] kernel_hw, int[2] stride, "
+      "int[2] padding, int[2] dilation, SymInt groups, *, str kernel_name=\"\") -> Tensor");
+  library.def("_explain_cpu(str pass_name, int[] problem_shape, ScalarType dtype, bool channels_last) -> str");
+  library.def("_explain_cuda(str pass_name, int[] problem_shape, ScalarType dtype, bool channels_last) -> str");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(resnext_kernels, CPU, library) { register_kernels<Cpu>(library); }
+
+STABLE_TORCH_LIBRARY_IMPL(resnext_kernels, CompositeExplicitAutograd, library) {
+  library.impl("_explain_cpu", TORCH_BOX(&explain_problem<Cpu>));
+}
+
+}  // namespace resnext::binding

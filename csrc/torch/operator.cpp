@@ -1,0 +1,105 @@
+#include "operator.h"
+
+namespace resnext::binding {
+
+std::string text(const Ints& values) {
+  std::string out = "[";
+  for (size_t i = 0; i < values.size(); ++i) out += (i ? ", " : "") + std::to_string(values[i]);
+  return out + "]";
+}
+
+Ints sizes(const Tensor& tensor) {
+  const auto view = tensor.sizes();
+  return Ints(view.begin(), view.end());
+}
+
+DType dtype_of(ScalarType type, const char* argument) {
+  switch (type) {
+    case ScalarType::Double:
+      return DType::f64;
+    case ScalarType::Float:
+      return DType::f32;
+    case ScalarType::Half:
+      return DType::f16;
+    case ScalarType::BFloat16:
+      return DType::bf16;
+    default:
+      STD_TORCH_CHECK(false, "expected ", argument, " of dtype float64, float32, float16 or bfloat16, got ",
+                      torch::headeronly::toString(type));
+  }
+}
+
+bool is_channels_last(const Tensor& tensor) {
+  if (tensor.stride(1) == 0) return false;
+  int64_t least = 0;
+  for (const int axis : {1, 3, 2, 0}) {
+    const int64_t size = tensor.size(axis), stride = tensor.stride(axis);
+    if (size == 0 || stride < least) return false;
+    if (axis == 0 && least == tensor.stride(1)) return false;  // N111 and the like: contiguous
+    least = stride * (size > 1 ? size : 1);
+  }
+  return true;
+}
+
+void check_pair(const Ints& values, const char* argument) {
+  STD_TORCH_CHECK(values.size() == 2, "expected ", argument,
+                  " to be a single integer value or a list of 2 values to match the convolution dimensions, but got ",
+                  argument, "=", text(values));
+}
+
+ConvShape checked_shape(const Ints& input, const Ints& weight, const Geometry& geometry) {
+  const auto& [stride, padding, dilation, groups] = geometry;
+  check_pair(stride, "stride");
+  check_pair(padding, "padding");
+  check_pair(dilation, "dilation");
+  STD_TORCH_CHECK(groups > 0, "non-positive groups is not supported");
+  STD_TORCH_CHECK(padding[0] >= 0 && padding[1] >= 0, "negative padding is not supported");
+  STD_TORCH_CHECK(stride[0] > 0 && stride[1] > 0, "non-positive stride is not supported");
+  STD_TORCH_CHECK(dilation[0] > 0 && dilation[1] > 0,
+                  "non-positive dilation is not supported: dilation should be greater than zero, but got ",
+                  text(dilation));
+  STD_TORCH_CHECK(weight.size() == 4 && input.size() == 4,
+                  "expected 4-dimensional input and weight, got input of size ", text(input), " and weight of size ",
+                  text(weight));
+  STD_TORCH_CHECK(weight[0] >= groups, "Given groups=", groups, ", expected weight to be at least ", groups,
+                  " at dimension 0, but got weight of size ", text(weight), " instead");
+  STD_TORCH_CHECK(weight[0] % groups == 0, "Given groups=", groups, ", expected weight to be divisible by ", groups,
+                  " at dimension 0, but got weight of size [", text(weight), "] instead");
+  STD_TORCH_CHECK(input[1] == weight[1] * groups, "Given groups=", groups, ", weight of size ", text(weight),
+                  ", expected input", text(input), " to have ", weight[1] * groups, " channels, but got ", input[1],
+                  " channels instead");
+  STD_TORCH_CHECK(weight[1] > 0 && weight[2] > 0 && weight[3] > 0,
+                  "expected a weight without empty dimensions, got weight of size ", text(weight));
+  const int64_t span_h = dilation[0] * (weight[2] - 1) + 1, span_w = dilation[1] * (weight[3] - 1) + 1;
+  const int64_t padded_h = input[2] + 2 * padding[0], padded_w = input[3] + 2 * padding[1];
+  STD_TORCH_CHECK(padded_h >= span_h && padded_w >= span_w, "Calculated padded input size per channel: (", padded_h,
+                  " x ", padded_w, "). Kernel size: (", span_h, " x ", span_w,
+                  "). Kernel size can't be greater than actual input size");
+  return {input[0], input[1],  input[2],  input[3],   weight[0],  weight[2],   weight[3],
+          groups,   stride[0], stride[1], padding[0], padding[1], dilation[0], dilation[1]};
+}
+
+void check_operand(const Tensor& tensor, const char* argument, const Tensor& first, const char* first_argument) {
+  STD_TORCH_CHECK(tensor.device() == first.device(), "expected ", first_argument, " and ", argument,
+                  " on one device, got different devices");
+  STD_TORCH_CHECK(tensor.scalar_type() == first.scalar_type(), "expected ", first_argument, " and ", argument,
+                  " of one dtype, got ", torch::headeronly::toString(first.scalar_type()), " and ",
+                  torch::headeronly::toString(tensor.scalar_type()));
+}
+
+void check_size(const Tensor& tensor, const char* argument, const Ints& expected) {
+  STD_TORCH_CHECK(sizes(tensor) == expected, "expected ", argument, " of size ", text(expected), ", got ",
+                  text(sizes(tensor)));
+}
+
+Tensor dense(const Tensor& tensor, Layout layout) {
+  return torch::stable::contiguous(tensor,
+                                   layout == Layout::nhwc ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
+Tensor new_output(const Tensor& like, const Ints& size, Layout layout) {
+  return torch::stable::empty(size, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
+                              layout == Layout::nhwc ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
+}  // namespace resnext::binding

@@ -1,0 +1,171 @@
+#pragma once
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/MemoryFormat.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "grouped_conv.h"
+
+// From tensors to kernels: argument checks (in PyTorch's words where it has them), output allocation, kernel
+// selection. Both libraries include this file; what differs between devices is a `Device` policy:
+//   static constexpr DeviceType type;
+//   static table(const Args*) -> the device's kernel table for that pass
+//   static launch(const KernelEntry<Args>&, Args&, const Tensor& like) -> workspace, stream or threads, and go
+namespace resnext::binding {
+
+using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using Ints = std::vector<int64_t>;
+
+struct Geometry {  // the four arguments that every operator takes
+  const Ints &stride, &padding, &dilation;
+  int64_t groups;
+};
+
+std::string text(const Ints& values);
+Ints sizes(const Tensor& tensor);
+DType dtype_of(ScalarType type, const char* argument);
+
+// c10's is_channels_last_strides_2d: decides by sizes and strides together, ambiguous tensors count as contiguous.
+bool is_channels_last(const Tensor& tensor);
+
+// Checks everything that does not depend on data; `input` is (n, c, h, w), `weight` (k, c / groups, r, s).
+ConvShape checked_shape(const Ints& input, const Ints& weight, const Geometry& geometry);
+void check_operand(const Tensor& tensor, const char* argument, const Tensor& first, const char* first_argument);
+void check_size(const Tensor& tensor, const char* argument, const Ints& expected);
+void check_pair(const Ints& values, const char* argument);
+
+Tensor dense(const Tensor& tensor, Layout layout);
+Tensor new_output(const Tensor& like, const Ints& size, Layout layout);
+
+template <class Pointer>
+Weight<Pointer> weight_view(Pointer data, const Tensor& tensor) {
+  return {data, tensor.stride(0), tensor.stride(1), tensor.stride(2), tensor.stride(3)};
+}
+
+inline Layout layout_of(const Tensor& a, const Tensor& b) {
+  return is_channels_last(a) || is_channels_last(b) ? Layout::nhwc : Layout::nchw;
+}
+
+template <class Device, class Args>
+void run(Args args, const std::string& kernel_name, const Tensor& like) {
+  const auto& table = Device::table(&args);
+  std::string error;
+  const auto* entry = select(table, args.problem, kernel_name, error);
+  STD_TORCH_CHECK(!table.empty(), "resnext_kernels has no kernel for ", Device::name, " yet");
+  STD_TORCH_CHECK(entry, error);
+  Device::launch(*entry, args, like);
+}
+
+template <class Device>
+Tensor grouped_conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, const Ints& stride,
+                      const Ints& padding, const Ints& dilation, int64_t groups, const std::string& kernel_name) {
+  const ConvShape shape = checked_shape(sizes(input), sizes(weight), {stride, padding, dilation, groups});
+  check_operand(weight, "weight", input, "input");
+  if (bias) {
+    STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == shape.k, "Given weight of size ", text(sizes(weight)),
+                    ", expected bias to be 1-dimensional with ", shape.k, " elements, but got bias of size ",
+                    text(sizes(*bias)), " instead");
+    check_operand(*bias, "bias", input, "input");
+  }
+  const Layout layout = layout_of(input, weight);
+  const Problem problem{shape, dtype_of(input.scalar_type(), "input"), layout};
+  Tensor output = new_output(input, {shape.n, shape.k, shape.p(), shape.q()}, layout);
+  if (output.numel() == 0) return output;
+
+  const Tensor x = dense(input, layout);
+  const Tensor b = bias ? torch::stable::contiguous(*bias) : x;  // keeps the bias alive; x only stands in for none
+  run<Device>(FpropArgs{problem,
+                        x.const_data_ptr(),
+                        weight_view(weight.const_data_ptr(), weight),
+                        bias ? b.const_data_ptr() : nullptr,
+                        output.mutable_data_ptr(),
+                        {}},
+              kernel_name, input);
+  return output;
+}
+
+template <class Device>
+Tensor grouped_conv2d_grad_input(const Tensor& grad_output, const Tensor& weight, const Ints& input_hw,
+                                 const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups,
+                                 const std::string& kernel_name) {
+  check_pair(input_hw, "input_hw");
+  STD_TORCH_CHECK(grad_output.dim() == 4 && weight.dim() == 4, "expected 4-dimensional grad_output and weight, got ",
+                  text(sizes(grad_output)), " and ", text(sizes(weight)));
+  const Ints input_size{grad_output.size(0), weight.size(1) * groups, input_hw[0], input_hw[1]};
+  const ConvShape shape = checked_shape(input_size, sizes(weight), {stride, padding, dilation, groups});
+  check_size(grad_output, "grad_output", {shape.n, shape.k, shape.p(), shape.q()});
+  check_operand(weight, "weight", grad_output, "grad_output");
+  const Layout layout = layout_of(grad_output, weight);
+  const Problem problem{shape, dtype_of(grad_output.scalar_type(), "grad_output"), layout};
+  Tensor grad_input = new_output(grad_output, input_size, layout);
+  if (grad_input.numel() == 0) return grad_input;
+
+  const Tensor dy = dense(grad_output, layout);
+  run<Device>(DgradArgs{problem,
+                        dy.const_data_ptr(),
+                        weight_view(weight.const_data_ptr(), weight),
+                        grad_input.mutable_data_ptr(),
+                        {}},
+              kernel_name, grad_output);
+  return grad_input;
+}
+
+template <class Device>
+Tensor grouped_conv2d_grad_weight(const Tensor& grad_output, const Tensor& input, const Ints& kernel_hw,
+                                  const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups,
+                                  const std::string& kernel_name) {
+  check_pair(kernel_hw, "kernel_hw");
+  STD_TORCH_CHECK(grad_output.dim() == 4 && input.dim() == 4, "expected 4-dimensional grad_output and input, got ",
+                  text(sizes(grad_output)), " and ", text(sizes(input)));
+  STD_TORCH_CHECK(groups > 0, "non-positive groups is not supported");
+  STD_TORCH_CHECK(input.size(1) % groups == 0, "expected input channels to be divisible by groups=", groups,
+                  ", got input of size ", text(sizes(input)));
+  const Ints weight_size{grad_output.size(1), input.size(1) / groups, kernel_hw[0], kernel_hw[1]};
+  const ConvShape shape = checked_shape(sizes(input), weight_size, {stride, padding, dilation, groups});
+  check_size(grad_output, "grad_output", {shape.n, shape.k, shape.p(), shape.q()});
+  check_operand(input, "input", grad_output, "grad_output");
+  const Layout layout = layout_of(grad_output, input);
+  const Problem problem{shape, dtype_of(grad_output.scalar_type(), "grad_output"), layout};
+  Tensor grad_weight = new_output(grad_output, weight_size, layout);
+  if (grad_weight.numel() == 0) return grad_weight;
+  if (shape.n == 0) return torch::stable::zero_(grad_weight);
+
+  const Tensor dy = dense(grad_output, layout), x = dense(input, layout);
+  run<Device>(WgradArgs{problem,
+                        dy.const_data_ptr(),
+                        x.const_data_ptr(),
+                        weight_view(grad_weight.mutable_data_ptr(), grad_weight),
+                        {}},
+              kernel_name, grad_output);
+  return grad_weight;
+}
+
+// One line per table entry: its name, a tab, and why it does not take the problem (nothing if it does).
+// problem_shape: input size, weight size, groups, then stride, padding and dilation as pairs.
+template <class Device>
+std::string explain_problem(const std::string& pass, const Ints& problem_shape, ScalarType dtype, bool channels_last) {
+  STD_TORCH_CHECK(problem_shape.size() == 15, "expected 15 numbers in problem_shape, got ", problem_shape.size());
+  const auto* v = problem_shape.data();
+  const ConvShape shape = checked_shape({v[0], v[1], v[2], v[3]}, {v[4], v[5], v[6], v[7]},
+                                        {{v[9], v[10]}, {v[11], v[12]}, {v[13], v[14]}, v[8]});
+  const Problem problem{shape, dtype_of(dtype, "dtype"), channels_last ? Layout::nhwc : Layout::nchw};
+  if (pass == "fprop") return explain(Device::table(static_cast<FpropArgs*>(nullptr)), problem);
+  if (pass == "dgrad") return explain(Device::table(static_cast<DgradArgs*>(nullptr)), problem);
+  if (pass == "wgrad") return explain(Device::table(static_cast<WgradArgs*>(nullptr)), problem);
+  STD_TORCH_CHECK(false, "expected pass to be fprop, dgrad or wgrad, got '", pass, "'");
+}
+
+template <class Device>
+void register_kernels(torch::stable::detail::StableLibrary& library) {
+  library.impl("grouped_conv2d", TORCH_BOX(&grouped_conv2d<Device>));
+  library.impl("grouped_conv2d_grad_input", TORCH_BOX(&grouped_conv2d_grad_input<Device>));
+  library.impl("grouped_conv2d_grad_weight", TORCH_BOX(&grouped_conv2d_grad_weight<Device>));
+}
+
+}  // namespace resnext::binding
