@@ -1,0 +1,77 @@
+"""Builds two libraries on PyTorch's stable C++ ABI: _C (CPU) and, where a CUDA toolkit fits torch, _C_cuda.
+
+Environment: RESNEXT_KERNELS_CUDA=auto|0|1 (1: fail if the CUDA library cannot be built), CUDA_HOME,
+TORCH_CUDA_ARCH_LIST, and RESNEXT_KERNELS_TESTING=1 for strict warnings and the test-only modules on numpy arrays.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from glob import glob
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+try:
+    import torch
+except ImportError as error:
+    sys.exit(
+        f"resnext_kernels: building needs torch >= 2.11, which cannot be imported here ({error}). "
+        "Install torch, then run: pip install --no-build-isolation ."
+    )
+
+
+def find_toolkit() -> tuple[Path | None, str]:
+    """The root of a CUDA toolkit of torch's CUDA major version, or why there is none."""
+    roots = [os.environ.get("CUDA_HOME", ""), "/usr/local/cuda"]
+    if nvcc := shutil.which("nvcc"):  # may be a wrapper elsewhere: nvcc itself tells where its toolkit is
+        trace = subprocess.run([nvcc, "--dryrun", "-c", "-x", "cu", os.devnull], capture_output=True, text=True).stderr
+        roots[1:1] = [f"{folder}/.." for folder in re.findall(r"^#\$ _HERE_=(.*)$", trace, re.M)]
+    found = []
+    for root in [Path(root).resolve() for root in roots if root]:
+        if (root / "bin/nvcc").is_file() and (root / "include/cuda_runtime.h").is_file():
+            found += re.findall(r"release (\d+)", subprocess.getoutput(f"'{root}/bin/nvcc' --version"))
+            if found[-1:] == str(torch.version.cuda).split(".")[:1]:
+                return root, ""
+    return None, f"torch has CUDA {torch.version.cuda}, toolkits found: {found or 'none'} (set CUDA_HOME to a root)"
+
+
+switch = os.environ.get("RESNEXT_KERNELS_CUDA", "auto")
+if switch not in ("auto", "0", "1"):
+    sys.exit(f"resnext_kernels: expected RESNEXT_KERNELS_CUDA to be auto, 0 or 1, got {switch!r}")
+cuda_home, reason = (None, "RESNEXT_KERNELS_CUDA=0") if switch == "0" else find_toolkit()
+if switch == "1" and not cuda_home:
+    sys.exit(f"resnext_kernels: RESNEXT_KERNELS_CUDA=1, but the CUDA library cannot be built: {reason}")
+print(f"resnext_kernels: CUDA library {f'with {cuda_home}' if cuda_home else f'left out: {reason}'}")
+if cuda_home:
+    os.environ["CUDA_HOME"] = str(cuda_home)  # read by torch.utils.cpp_extension on import
+    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX")
+from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent  # mapped away, so that error messages carry no builder's path
+CXX = ["-O3", "-g0", "-std=c++20", "-fopenmp", "-fvisibility=hidden", f"-ffile-prefix-map={ROOT}/="]
+TESTING = os.environ.get("RESNEXT_KERNELS_TESTING") == "1"
+CXX += ["-Wall", "-Werror"] if TESTING else []
+TORCH = {"cxx": [*CXX, "-DTORCH_TARGET_VERSION=0x020b000000000000"], "nvcc": ["-O3", "-Werror=all-warnings"]}
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
+headers = glob("csrc/**/*.h", recursive=True)
+link = {"extra_link_args": ["-fopenmp"], "depends": headers}
+library = {"py_limited_api": True, "extra_compile_args": TORCH, "include_dirs": [f"{ROOT}/csrc"], **link}
+
+extensions = [CppExtension("resnext_kernels._C", ["csrc/torch/operator.cpp", "csrc/torch/bindings.cpp"], **library)]
+if cuda_home:
+    sources = ["csrc/torch/operator.cpp", "csrc/torch/bindings_cuda.cpp", *glob("csrc/cuda/*.c*")]
+    extensions += [CUDAExtension("resnext_kernels._C_cuda", sources, **library)]
+if TESTING:
+    numpy_module = {"include_dirs": ["csrc", __import__("pybind11").get_include()], "extra_compile_args": CXX, **link}
+    extensions += [Extension("resnext_kernels._testing_cpu", ["csrc/testing/cpu_kernels.cpp"], **numpy_module)]
+cpu_libraries = []  # static, without torch, one per instruction set; a file's name ends in the set it is compiled for
+for isa, flags in {"": [], "_avx2": ["-mavx2", "-mfma"], "_avx512": AVX512}.items():
+    sources = [source for source in glob(f"csrc/cpu/*{isa}.cpp") if isa or "_avx" not in source]
+    build = {"sources": sources, "include_dirs": ["csrc"], "cflags": [*CXX, "-Wextra", *flags]}
+    cpu_libraries += [(f"resnext_cpu{isa}", {**build, "obj_deps": {"": headers}})]
+bdist_wheel = {"py_limited_api": "cp310"}
+build_ext = {"build_ext": BuildExtension}
+setup(ext_modules=extensions, libraries=cpu_libraries, cmdclass=build_ext, options={"bdist_wheel": bdist_wheel})
