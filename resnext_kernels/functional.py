@@ -1,0 +1,236 @@
+"""The function behind the module: grouped_conv2d, its autograd Function, and explain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_variadic
+
+from . import _autograd, _ops
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_DEVICES = ("cpu", "cuda", "meta")
+
+
+class GroupedConv2dFunction(torch.autograd.Function):
+    """Grouped 2-D convolution as an autograd Function.
+
+    `GroupedConv2dFunction.apply(input, weight, bias, stride, padding, dilation, groups)` takes a 4-D input, a
+    bias or None, and pairs for stride, padding and dilation; `grouped_conv2d` is the convenient front. Backward
+    honours `needs_input_grad`; double backward, forward-mode AD (`jvp`), `vmap` and torch.func transforms work
+    at any order.
+    """
+
+    @staticmethod
+    def forward(input, weight, bias, stride, padding, dilation, groups):
+        return _ops.OPERATORS["output"](input, weight, bias, stride, padding, dilation, groups)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _autograd.ConvolutionRules.setup(ctx, inputs, output)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        return _autograd.ConvolutionRules.gradients(ctx, grad_output)
+
+    @staticmethod
+    def jvp(ctx, *tangents):
+        return _autograd.ConvolutionRules.tangent(ctx, *tangents)
+
+    @staticmethod
+    def vmap(info, in_dims, *inputs):
+        return _autograd.vmap("output", info, in_dims, *inputs)
+
+
+torch.compiler.allow_in_graph(GroupedConv2dFunction)
+
+
+def grouped_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] | str = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+    *,
+    kernel: str = "",
+) -> Tensor:
+    """Grouped 2-D convolution with the arguments and results of `torch.nn.functional.conv2d`.
+
+    A grouped 3x3 convolution (groups > 1, more than one channel per group) runs on this package's kernels;
+    anything else goes to PyTorch's own convolution, and `explain` says why.
+
+    Args:
+        input: (N, C, H, W) or (C, H, W); float32, float64, bfloat16 or float16; contiguous or channels_last
+            (others are made dense first, as PyTorch does).
+        weight: (K, C / groups, R, S), of the same dtype and device as the input, any strides.
+        bias: (K,) or None.
+        stride: step of the window, in pixels; one number or (height, width).
+        padding: rows and columns of zeros added on both sides, or "same" (stride 1 only), or "valid".
+        dilation: distance between the taps of the window, in pixels.
+        groups: number of channel groups; divides C and K.
+        kernel: name of the kernel to use for this forward pass (see `explain`); "" picks the best one.
+
+    Returns:
+        (N, K, P, Q) or (K, P, Q), in the input's dtype; channels_last if the input or the weight is.
+
+    Raises:
+        RuntimeError: what conv2d raises, with its text; also if `kernel` is unknown (lists the known ones) or
+            cannot run this problem (says why).
+        NotImplementedError: the tensors are on a device for which this installation has no kernels.
+
+    """
+    if has_torch_function_variadic(input, weight, bias):
+        arguments = (input, weight, bias, stride, padding, dilation, groups)
+        return handle_torch_function(grouped_conv2d, (input, weight, bias), *arguments, kernel=kernel)
+    if not kernel and torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
+        return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    if isinstance(input, Tensor) and input.device.type in ("cpu", "cuda"):
+        device = input.device.type
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+            input, weight, bias = (_autocast(tensor, device, dtype) for tensor in (input, weight, bias))
+            with torch.autocast(device, enabled=False):
+                return grouped_conv2d(input, weight, bias, stride, padding, dilation, groups, kernel=kernel)
+
+    reason = _why_not_an_operand(input, weight, bias, stride, padding, groups)
+    if reason or not kernel:
+        reason = reason or _why_pytorch_is_better(weight, groups)
+    if reason and kernel:
+        raise RuntimeError(f"expected a problem for kernel={kernel!r}, got one for PyTorch's own convolution: {reason}")
+    if reason:
+        return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+
+    stride, dilation = _pair(stride), _pair(dilation)
+    if isinstance(padding, str):
+        input, padding = _pad_for(padding, input, weight, dilation)
+    padding = _pair(padding)
+    unbatched = input.dim() == 3
+    output = _ops.OPERATORS["output"](
+        input.unsqueeze(0) if unbatched else input, weight, bias, stride, padding, dilation, groups, kernel_name=kernel
+    )
+    return output.squeeze(0) if unbatched else output
+
+
+def _autocast(tensor, device: str, dtype: torch.dtype):
+    eligible = isinstance(tensor, Tensor) and tensor.device.type == device and tensor.is_floating_point()
+    return tensor.to(dtype) if eligible and tensor.dtype != torch.float64 else tensor
+
+
+def _pair(value) -> tuple[int, ...]:
+    values = tuple(value) if isinstance(value, Iterable) else (value, value)
+    return values * 2 if len(values) == 1 else values
+
+
+def _pad_for(padding: str, input: Tensor, weight: Tensor, dilation) -> tuple[Tensor, tuple[int, int]]:
+    """Padding "same" or "valid" as numbers; an odd total puts its extra row or column at the bottom or right."""
+    if padding == "valid":
+        return input, (0, 0)
+    totals = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    if totals[0] % 2 or totals[1] % 2:
+        input = F.pad(input, (0, totals[1] % 2, 0, totals[0] % 2))
+    return input, (totals[0] // 2, totals[1] // 2)
+
+
+def _why_not_an_operand(input, weight, bias, stride, padding, groups) -> str:
+    """Why the operator cannot take these arguments: PyTorch computes them, or raises its own error. "" if it can."""
+    tensors = [t for t in (input, weight, bias) if t is not None]
+    if not all(isinstance(t, Tensor) for t in tensors) or len(tensors) < 2:
+        return "an argument is not a tensor"
+    if input.dtype not in _DTYPES:
+        return f"dtype {input.dtype}"
+    if any(t.dtype != input.dtype for t in tensors):
+        return "tensors of different dtypes"
+    if input.device.type not in _DEVICES:
+        return f"device {input.device}"
+    if any(t.device != input.device for t in tensors):
+        return "tensors on different devices"
+    if any(t.layout != torch.strided for t in tensors):
+        return "a tensor that is not strided"
+    if input.dim() not in (3, 4) or weight.dim() != 4:
+        return f"input of rank {input.dim()}, weight of rank {weight.dim()}"
+    if input.shape[-3] == 0 or 0 in weight.shape:
+        return "an empty channel or window dimension"
+    if groups <= 0 or weight.shape[0] % groups:
+        return "groups that do not divide the output channels"
+    if isinstance(padding, str) and (
+        padding not in ("same", "valid") or (padding == "same" and set(_pair(stride)) != {1})
+    ):
+        return f"padding={padding!r} with stride {stride}"
+    return ""
+
+
+def _why_pytorch_is_better(weight: Tensor, groups: int) -> str:
+    """Why a problem that the operator could take goes to PyTorch unless a kernel is named. "" if it does not."""
+    if tuple(weight.shape[2:]) != (3, 3):
+        return f"a {weight.shape[2]}x{weight.shape[3]} kernel: this package serves 3x3"
+    if groups == 1:
+        return "groups=1: a dense convolution"
+    if weight.shape[1] == 1:
+        return "one channel per group: a depthwise convolution"
+    return ""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What would run for a problem, and why; `str()` gives it as text.
+
+    Attributes:
+        kernel: name of the kernel that runs, or None if PyTorch's own convolution (or nothing) does.
+        reason: why PyTorch's own convolution runs, or why nothing can; "" if a kernel runs.
+        entries: (name, reason against it or "") for each kernel, in the order in which they are tried.
+        copies: tensors that are made dense in the output's memory format first.
+
+    """
+
+    kernel: str | None
+    reason: str
+    entries: tuple[tuple[str, str], ...] = ()
+    copies: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"runs: {self.kernel}" if self.kernel else f"runs: PyTorch's own convolution ({self.reason})"]
+        lines += [f"copied first: {', '.join(self.copies)}"] if self.copies else []
+        lines += [f"  {'no ' if why else 'yes'} {name}{': ' + why if why else ''}" for name, why in self.entries]
+        return "\n".join(lines)
+
+
+def explain(
+    op: str, input: Tensor, weight: Tensor, bias: Tensor | None = None, stride=1, padding=0, dilation=1, groups=1
+):
+    """Which kernel runs a problem, and the reason for or against every other one.
+
+    Args:
+        op: "fprop" (the output), "dgrad" (the input's gradient) or "wgrad" (the weight's gradient).
+        input, weight, bias, stride, padding, dilation, groups: as for `grouped_conv2d`; only shapes, strides,
+            dtype and device are read.
+
+    Returns:
+        An Explanation; print it.
+
+    Raises:
+        RuntimeError: as `grouped_conv2d` for an impossible problem.
+
+    """
+    if op not in ("fprop", "dgrad", "wgrad"):
+        raise ValueError(f"expected op to be 'fprop', 'dgrad' or 'wgrad', got {op!r}")
+    reason = _why_not_an_operand(input, weight, bias, stride, padding, groups) or _why_pytorch_is_better(weight, groups)
+    if reason:
+        return Explanation(None, reason)
+    stride, dilation = _pair(stride), _pair(dilation)
+    if isinstance(padding, str):
+        input, padding = _pad_for(padding, input, weight, dilation)
+    image = input if input.dim() == 4 else input.unsqueeze(0)
+    channels_last = _ops._is_channels_last(image) or _ops._is_channels_last(weight)
+    shape = [*image.shape, *weight.shape, groups, *stride, *_pair(padding), *dilation]
+    entries = tuple(_ops.explain_lines(image.device.type, op, shape, image.dtype, channels_last))
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    copies = () if image.is_contiguous(memory_format=memory_format) else ("input",)
+    chosen = next((name for name, why in entries if not why), None)
+    missing = "" if chosen else f"nothing: no kernel for tensors on {image.device}"
+    return Explanation(chosen, missing, entries, copies)
