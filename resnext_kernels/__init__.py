@@ -1,0 +1,16 @@
+"""Grouped 3x3 convolution for PyTorch: kernels, a drop-in for nn.Conv2d, and ResNeXt built on it."""
+
+from ._ops import ResNeXtKernelsWarning
+from .functional import Explanation, GroupedConv2dFunction, explain, grouped_conv2d
+from .module import ConversionReport, GroupedConv2d, convert
+
+__all__ = [
+    "ConversionReport",
+    "Explanation",
+    "GroupedConv2d",
+    "GroupedConv2dFunction",
+    "ResNeXtKernelsWarning",
+    "convert",
+    "explain",
+    "grouped_conv2d",
+]
