@@ -1,0 +1,18 @@
+"""The private torch names this package rests on: a release that moves one fails here, by name."""
+
+import importlib
+
+import pytest
+
+PRIVATE = [
+    ("torch.autograd.function", "_SingleLevelFunction"),
+    ("torch._functorch.utils", "enable_single_level_autograd_function"),
+    ("torch._C", "_AutoDispatchBelowAutograd"),
+    ("torch._C", "_are_functorch_transforms_active"),
+    ("torch.autograd.forward_ad", "_set_fwd_grad_enabled"),
+]
+
+
+@pytest.mark.parametrize(("module", "name"), PRIVATE)
+def test_private_name_exists(module, name):
+    assert hasattr(importlib.import_module(module), name), f"this torch has no {module}.{name}"
