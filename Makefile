@@ -1,0 +1,44 @@
+# make demo, make test: everything is set up in .venv on first use; a machine needs Python >= 3.10, g++ and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
+export RESNEXT_KERNELS_TESTING ?= 1
+export MAX_JOBS ?= 2
+
+.PHONY: help build demo test bench lint format wheel abi clean
+help:  ## Show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+$(VENV)/.installed: requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+$(VENV)/.built: $(VENV)/.installed $(SOURCES)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	touch $@
+
+build: $(VENV)/.built  ## Set up .venv and build the package in place
+
+demo: build  ## Real photographs through ResNeXt-50 on this package: agreement, times, a picture
+	$(BIN)/python examples/demo.py
+
+test: build  ## The whole test suite
+	$(BIN)/python -m pytest
+
+bench: build  ## Every ResNeXt layer against nn.Conv2d, interleaved
+	$(BIN)/python benchmarks/bench_conv.py
+
+lint: $(VENV)/.installed  ## Check style of Python and C++
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*')
+
+format: $(VENV)/.installed  ## Bring Python and C++ into style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files 'csrc/*')
+
+clean:  ## Remove everything that make made
+	rm -rf $(VENV) build dist *.egg-info resnext_kernels/*.so
