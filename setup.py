@@ -50,28 +50,28 @@ if cuda_home:
     os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX")
 from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension  # noqa: E402
 
-ROOT = Path(__file__).resolve().parent  # mapped away, so that error messages carry no builder's path
+ROOT = os.path.dirname(os.path.abspath(__file__))  # mapped away, so that error messages carry no builder's path
 CXX = ["-O3", "-g0", "-std=c++20", "-fopenmp", "-fvisibility=hidden", f"-ffile-prefix-map={ROOT}/="]
 TESTING = os.environ.get("RESNEXT_KERNELS_TESTING") == "1"
 CXX += ["-Wall", "-Werror"] if TESTING else []
 TORCH = {"cxx": [*CXX, "-DTORCH_TARGET_VERSION=0x020b000000000000"], "nvcc": ["-O3", "-Werror=all-warnings"]}
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
 headers = glob("csrc/**/*.h", recursive=True)
-link = {"extra_link_args": ["-fopenmp"], "depends": headers}
-library = {"py_limited_api": True, "extra_compile_args": TORCH, "include_dirs": [f"{ROOT}/csrc"], **link}
+common = {"include_dirs": [f"{ROOT}/csrc"], "extra_link_args": ["-fopenmp"], "depends": headers}
+library = {"py_limited_api": True, "extra_compile_args": TORCH, **common}
 
 extensions = [CppExtension("resnext_kernels._C", ["csrc/torch/operator.cpp", "csrc/torch/bindings.cpp"], **library)]
 if cuda_home:
     sources = ["csrc/torch/operator.cpp", "csrc/torch/bindings_cuda.cpp", *glob("csrc/cuda/*.c*")]
     extensions += [CUDAExtension("resnext_kernels._C_cuda", sources, **library)]
 if TESTING:
-    numpy_module = {"include_dirs": ["csrc", __import__("pybind11").get_include()], "extra_compile_args": CXX, **link}
-    extensions += [Extension("resnext_kernels._testing_cpu", ["csrc/testing/cpu_kernels.cpp"], **numpy_module)]
+    flags = [*CXX, f"-I{__import__('pybind11').get_include()}"]
+    sources = ["csrc/testing/cpu_kernels.cpp"]
+    extensions += [Extension("resnext_kernels._testing_cpu", sources, extra_compile_args=flags, **common)]
 cpu_libraries = []  # static, without torch, one per instruction set; a file's name ends in the set it is compiled for
 for isa, flags in {"": [], "_avx2": ["-mavx2", "-mfma"], "_avx512": AVX512}.items():
     sources = [source for source in glob(f"csrc/cpu/*{isa}.cpp") if isa or "_avx" not in source]
     build = {"sources": sources, "include_dirs": ["csrc"], "cflags": [*CXX, "-Wextra", *flags]}
     cpu_libraries += [(f"resnext_cpu{isa}", {**build, "obj_deps": {"": headers}})]
-bdist_wheel = {"py_limited_api": "cp310"}
-build_ext = {"build_ext": BuildExtension}
-setup(ext_modules=extensions, libraries=cpu_libraries, cmdclass=build_ext, options={"bdist_wheel": bdist_wheel})
+options = {"bdist_wheel": {"py_limited_api": "cp310"}}
+setup(ext_modules=extensions, libraries=cpu_libraries, cmdclass={"build_ext": BuildExtension}, options=options)
