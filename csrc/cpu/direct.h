@@ -1,0 +1,195 @@
+#pragma once
+#include <omp.h>
+
+#include <algorithm>
+
+#include "direct_pack.h"
+#include "grouped_conv.h"
+#include "simd.h"
+
+// The direct kernels for fprop and dgrad: 3x3, padding 1, stride 1 or 2, C == K, float. One sum serves both:
+//
+//   target[n,t,u,:] = start + sum over taps (r, s) of source[n,y,x,:] * weight[r,s,:,:]
+//
+// with target = output and source = input in fprop, and the other way round in dgrad. A Walk says which source pixel
+// and tap belong to which target pixel. The innermost function is `sum_block`: for one vector of target channels it
+// keeps a row of target pixels in registers and passes each source pixel by them once per row of taps:
+//
+//      lanes   target channels of one pixel: four groups of width 4, two of 8, one of 16, half of one of 32 ...
+//              spread<j>: lane l of the source vector gets input channel j of lane l's own group
+//
+//      source pixels     x0  x1  x2  x3  ...    each spread vector is multiplied by the three weights s = 0, 1, 2
+//                        |\  |\  |\  |\         of its row of taps and added to three neighbouring targets, so
+//      target pixels     t0  t1  t2  t3  ...    a load and a permute serve three vectors of products
+//
+// No channel is padded and no product is wasted, except that the last block of a row may overlap the one before:
+// both compute the same bits. Padding is skipped, not multiplied by zero.
+namespace resnext::cpu {
+namespace {
+
+// What the sum reads and writes. Channels lie next to each other; the other strides are in elements.
+struct Maps {
+  const float* source;
+  float* target;
+  const float* bias;  // or null
+  int64_t source_rows, source_columns, target_rows, target_columns;
+  int64_t source_stride, target_stride;  // from pixel to pixel; rows follow one another
+};
+
+// Stride 1: source pixel i of a block feeds targets i - 2, i - 1 and i by its taps s = 2, 1, 0. The gradient of stride
+// 1 is a sum of this kind too, with the weights flipped.
+struct Even {
+  static constexpr int step_targets = 1;
+  static constexpr int sources(int steps) { return steps + 2; }
+  static constexpr int target(int source, int s, int steps) { return source - s < steps ? source - s : -1; }
+  static int64_t first_source(int64_t step) { return step - 1; }
+  static int64_t source_row(int64_t target_row, int64_t r) { return target_row - 1 + r; }
+  static int64_t steps(const Maps& maps) { return maps.target_columns; }
+};
+
+// Stride 2, fprop: every other source pixel feeds one target by its middle tap, the others two by their outer ones.
+struct Narrowing {
+  static constexpr int step_targets = 1;
+  static constexpr int sources(int steps) { return 2 * steps + 1; }
+  static constexpr int target(int source, int s, int steps) {
+    return source >= s && (source - s) % 2 == 0 && (source - s) / 2 < steps ? (source - s) / 2 : -1;
+  }
+  static int64_t first_source(int64_t step) { return 2 * step - 1; }
+  static int64_t source_row(int64_t target_row, int64_t r) { return 2 * target_row - 1 + r; }
+  static int64_t steps(const Maps& maps) { return maps.target_columns; }
+};
+
+// Stride 2, dgrad: a step is one source pixel and two targets. Source u feeds targets 2u - 1, 2u and 2u + 1, so even
+// targets are fed by one tap of a row, odd ones by two. Rows likewise.
+struct Widening {
+  static constexpr int step_targets = 2;
+  static constexpr int sources(int steps) { return steps + 1; }
+  static constexpr int target(int source, int s, int steps) {
+    return 2 * source + s - 1 < 2 * steps ? 2 * source + s - 1 : -1;
+  }
+  static int64_t first_source(int64_t step) { return step; }
+  static int64_t source_row(int64_t target_row, int64_t r) {
+    return (target_row + 1 - r) % 2 == 0 ? (target_row + 1 - r) / 2 : -1;
+  }
+  static int64_t steps(const Maps& maps) { return maps.source_columns; }
+};
+
+// A row of taps that lies inside the source, for one row of targets.
+struct TapRow {
+  const float* source;   // the source row, at the first channel that the vector needs
+  const float* weights;  // packed: channel in group, s, lane
+};
+
+struct TapRows {
+  TapRow rows[3];
+  int count;
+};
+
+// The block's place in its row.
+struct BlockPlace {
+  int64_t first_source;        // column, perhaps -1
+  bool skip_first, skip_last;  // these source pixels lie outside
+};
+
+// As many channels are spread at a time as there are registers for their weights.
+constexpr int channels_at_once = lanes == 16 ? 4 : 1;
+
+// Adds four channels of one row of taps to the sums of a block.
+template <class Walk, int group_width, int steps, int targets>
+[[gnu::always_inline]] inline void add_channels(const float* pixels, int64_t pixel_stride, const float* weights,
+                                                const BlockPlace& place, Vec (&sums)[targets]) {
+  constexpr int sources = Walk::sources(steps), at_once = channels_at_once;
+  unroll<4 / at_once>([&](auto part) RESNEXT_INLINE {
+    constexpr int channel = part * at_once;
+    Vec weight[at_once * 3];
+    unroll<at_once * 3>([&](auto i) RESNEXT_INLINE { weight[i] = load(weights + (channel * 3 + i) * lanes); });
+    const float* pixel = opaque(pixels);
+    unroll<sources>([&](auto source) RESNEXT_INLINE {
+      if (!((source == 0 && place.skip_first) || (source == sources - 1 && place.skip_last))) {
+        unroll<at_once>([&](auto j) RESNEXT_INLINE {
+          const Vec x = spread<group_width, channel + j>(pixel);
+          unroll<3>([&](auto s) RESNEXT_INLINE {
+            constexpr int target = Walk::target(source, s, steps);
+            if constexpr (target >= 0) sums[target] += x * weight[j * 3 + s];
+          });
+        });
+      }
+      pixel = opaque(pixel + pixel_stride);
+    });
+  });
+}
+
+// Computes `steps` steps of one row of targets, for one vector of channels.
+template <class Walk, int group_width, int steps>
+[[gnu::noinline]] void sum_block(const TapRows& taps, int64_t pixel_stride, BlockPlace place, Vec start, float* target,
+                                 int64_t target_stride, int64_t targets_inside) {
+  constexpr int targets = steps * Walk::step_targets;
+  Vec sums[targets];
+  unroll<targets>([&](auto i) RESNEXT_INLINE { sums[i] = start; });
+  for (int row = 0; row < taps.count; ++row) {
+    const float* pixels = taps.rows[row].source + place.first_source * pixel_stride;
+    const float* weights = taps.rows[row].weights;
+    for (int channel = 0; channel < group_width; channel += 4) {
+      add_channels<Walk, group_width, steps>(pixels + channel, pixel_stride, weights + channel * 3 * lanes, place,
+                                             sums);
+    }
+  }
+  unroll<targets>([&](auto i) RESNEXT_INLINE {
+    if (i < targets_inside) store(target, sums[i]);
+    target = opaque(target + target_stride);
+  });
+}
+
+// One row of targets for one vector of channels: blocks as long as registers allow, the last one pushed back to end
+// with the row.
+template <class Walk, int group_width>
+void sum_row(const Maps& maps, const TapRows& taps, Vec start, float* target) {
+  const int64_t steps = Walk::steps(maps);
+  const auto block = [&](int64_t step, auto size) {
+    const int64_t column = step * Walk::step_targets, first_source = Walk::first_source(step);
+    const int64_t end = first_source + Walk::sources(size);
+    const BlockPlace place{first_source, first_source<0, end> maps.source_columns};
+    sum_block<Walk, group_width, size>(taps, maps.source_stride, place, start, target + column * maps.target_stride,
+                                       maps.target_stride, maps.target_columns - column);
+    return step + size;
+  };
+  constexpr int largest = (lanes == 16 ? 14 : 8) / Walk::step_targets, middle = (largest + 1) / 2;
+  for (int64_t step = 0; step < steps;) {
+    const int64_t left = steps - step;
+    const auto fits = [&](int size) { return steps >= size; };
+    if (fits(largest) && left > (fits(middle) ? middle : 0))
+      step = block(std::min(step, steps - largest), std::integral_constant<int, largest>());
+    else if (fits(middle))
+      step = block(std::min(step, steps - middle), std::integral_constant<int, middle>());
+    else if (fits(2))
+      step = block(std::min(step, steps - 2), std::integral_constant<int, 2>());
+    else
+      step = block(step, std::integral_constant<int, 1>());
+  }
+}
+
+// The rows of taps that feed row `target_row` at the given channels.
+template <class Walk, int group_width>
+TapRows tap_rows(const Maps& maps, const float* source, const float* weights, int64_t target_row) {
+  TapRows taps{};
+  for (int64_t r = 0; r < 3; ++r) {
+    const int64_t row = Walk::source_row(target_row, r);
+    if (row < 0 || row >= maps.source_rows) continue;
+    taps.rows[taps.count++] = {source + row * maps.source_columns * maps.source_stride,
+                               weights + r * group_width * 3 * lanes};
+  }
+  return taps;
+}
+
+template <class Walk, int group_width>
+void sum_target_row(const Maps& maps, const float* packed, int64_t vector, int64_t source_channel,
+                    int64_t target_channel, int64_t target_row) {
+  const float* weights = packed + vector * packed_vector_size<group_width>;
+  const TapRows taps = tap_rows<Walk, group_width>(maps, maps.source + source_channel, weights, target_row);
+  const Vec start = maps.bias ? load(maps.bias + vector * lanes) : Vec{};
+  float* target = maps.target + target_row * maps.target_columns * maps.target_stride + target_channel;
+  sum_row<Walk, group_width>(maps, taps, start, target);
+}
+
+}  // namespace
+}  // namespace resnext::cpu

@@ -1,0 +1,120 @@
+#pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+// One vector of floats, as wide as the instruction set that this file is compiled for: 16 lanes for AVX-512, else 8.
+// All in an anonymous namespace: a file compiled for AVX-512 must not lend its functions to one that is not.
+namespace resnext::cpu {
+namespace {
+
+#ifdef __AVX512F__
+constexpr int lanes = 16;
+#else
+constexpr int lanes = 8;
+#endif
+
+using Vec = float __attribute__((vector_size(lanes * sizeof(float))));
+using UnalignedVec = float __attribute__((vector_size(lanes * sizeof(float)), aligned(4), may_alias));
+using Index = int32_t __attribute__((vector_size(lanes * sizeof(float))));
+
+// For lambdas, which take no [[gnu::always_inline]].
+#define RESNEXT_INLINE __attribute__((always_inline))
+
+// Calls body(0), ..., body(count - 1) with the number as a constant, so that arrays of vectors stay in registers.
+template <class Body, int... numbers>
+[[gnu::always_inline]] inline void unroll(std::integer_sequence<int, numbers...>, Body&& body) {
+  (body(std::integral_constant<int, numbers>()), ...);
+}
+
+template <int count, class Body>
+[[gnu::always_inline]] inline void unroll(Body&& body) {
+  unroll(std::make_integer_sequence<int, count>(), body);
+}
+
+[[gnu::always_inline]] inline Vec load(const float* from) { return *reinterpret_cast<const UnalignedVec*>(from); }
+
+[[gnu::always_inline]] inline void store(float* to, Vec value) { *reinterpret_cast<UnalignedVec*>(to) = value; }
+
+[[gnu::always_inline]] inline Vec splat(float value) { return value - Vec{}; }
+
+#ifdef __AVX512F__
+inline __mmask16 first_lanes(int count) { return static_cast<__mmask16>((1u << count) - 1); }
+
+// The first `count` elements; memory behind them is not touched.
+inline Vec load_part(const float* from, int count) { return _mm512_maskz_loadu_ps(first_lanes(count), from); }
+
+inline void store_part(float* to, Vec value, int count) { _mm512_mask_storeu_ps(to, first_lanes(count), value); }
+#else
+inline __m256i first_lanes(int count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+// The first `count` elements; memory behind them is not touched.
+inline Vec load_part(const float* from, int count) { return _mm256_maskload_ps(from, first_lanes(count)); }
+
+inline void store_part(float* to, Vec value, int count) { _mm256_maskstore_ps(to, first_lanes(count), value); }
+#endif
+
+// Makes the compiler forget how a pointer came about. Walking a row of pixels with it costs one addition a pixel;
+// without it GCC keeps the multiples of the pixel stride in more registers than there are.
+template <class T>
+[[gnu::always_inline]] inline T* opaque(T* pointer) {
+  asm("" : "+r"(pointer));
+  return pointer;
+}
+
+// Copies channel j of every four lanes to all four.
+template <int j>
+[[gnu::always_inline]] inline Vec copy_within_fours(Vec v) {
+  Index index;
+  for (int lane = 0; lane < lanes; ++lane) index[lane] = lane / 4 * 4 + j;
+  return __builtin_shuffle(v, index);  // one vpermilps
+}
+
+// For the `lanes` channels (or, of wider groups, the one group) that start at `pixel`: in every lane, channel
+// 4 * quad + j of the group to which the lane belongs, where `pixel` has been advanced by 4 * quad.
+//
+//   group width 4, 16 lanes, j = 1   pixel   a0 a1 a2 a3 b0 b1 b2 b3 c0 c1 c2 c3 d0 d1 d2 d3
+//                                    result  a1 a1 a1 a1 b1 b1 b1 b1 c1 c1 c1 c1 d1 d1 d1 d1
+template <int group_width, int j>
+[[gnu::always_inline]] inline Vec spread(const float* pixel) {
+  if constexpr (group_width == 4) {
+    return copy_within_fours<j>(load(pixel));
+  } else if constexpr (group_width >= lanes) {
+    return splat(pixel[j]);
+  } else {
+#ifdef __AVX512F__
+    static_assert(group_width == 8);
+    const __m512 low = _mm512_maskz_broadcast_f32x4(0xffff, _mm_loadu_ps(pixel));
+    return copy_within_fours<j>(_mm512_mask_broadcast_f32x4(low, 0xff00, _mm_loadu_ps(pixel + 8)));
+#endif
+  }
+}
+
+// Transposes a square of lanes x lanes: swaps ever larger blocks across the diagonal.
+[[gnu::always_inline]] inline void transpose(Vec (&rows)[lanes]) {
+  const auto swap_blocks = [&](auto size) RESNEXT_INLINE {
+    unroll<lanes>([&](auto row) RESNEXT_INLINE {
+      if constexpr ((row & size) == 0) {
+        const Vec a = rows[row], b = rows[row + size];
+        Index upper, lower;  // element l of a is l, of b is lanes + l
+        for (int l = 0; l < lanes; ++l) {
+          upper[l] = l & size ? lanes + l - size : l;
+          lower[l] = l & size ? lanes + l : l + size;
+        }
+        rows[row] = __builtin_shuffle(a, b, upper);
+        rows[row + size] = __builtin_shuffle(a, b, lower);
+      }
+    });
+  };
+  swap_blocks(std::integral_constant<int, 1>());
+  swap_blocks(std::integral_constant<int, 2>());
+  swap_blocks(std::integral_constant<int, 4>());
+  if constexpr (lanes == 16) swap_blocks(std::integral_constant<int, 8>());
+}
+
+}  // namespace
+}  // namespace resnext::cpu
