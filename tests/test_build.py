@@ -1,0 +1,152 @@
+"""What pip sees: sdist and wheel, the stable ABI, and clear words when something is missing."""
+
+import os
+import stat
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+SMOKE = """
+import torch, resnext_kernels
+assert "{target}" in resnext_kernels.__file__
+x, w = torch.randn(2, 8, 6, 6, requires_grad=True), torch.randn(8, 2, 3, 3, requires_grad=True)
+y = resnext_kernels.grouped_conv2d(x, w, padding=1, groups=4)
+torch.testing.assert_close(y, torch.nn.functional.conv2d(x, w, padding=1, groups=4))
+y.sum().backward()
+print(resnext_kernels.explain("fprop", x, w, padding=1, groups=4).kernel)
+"""
+
+
+def _run(*command, cwd=ROOT, **env):
+    done = subprocess.run(command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def artefacts(tmp_path_factory):
+    """A source archive, and a CPU wheel built from that archive, as a package index would hold them."""
+    out = tmp_path_factory.mktemp("dist")
+    environment = {"RESNEXT_KERNELS_CUDA": "0", "RESNEXT_KERNELS_TESTING": "0"}
+    code, text = _run(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT), **environment)
+    assert code == 0, text
+    return next(out.glob("*.tar.gz")), next(out.glob("*.whl"))
+
+
+def test_sdist_holds_every_source(artefacts):
+    with tarfile.open(artefacts[0]) as archive:
+        names = {name.split("/", 1)[-1] for name in archive.getnames()}
+    sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "csrc").rglob("*") if p.is_file()}
+    assert sources <= names
+    assert {"setup.py", "pyproject.toml", "README.md", "LICENSE", "requirements-dev.txt", "Makefile"} <= names
+    assert not [name for name in names if name.endswith(".so")]
+
+
+def test_wheel_serves_every_python_and_has_no_test_code(artefacts):
+    assert "-cp310-abi3-" in artefacts[1].name
+    names = zipfile.ZipFile(artefacts[1]).namelist()
+    assert "resnext_kernels/_C.abi3.so" in names
+    assert not [name for name in names if "testing" in name or name.startswith(("csrc", "tests"))]
+
+
+def test_library_uses_only_the_stable_abi(artefacts, tmp_path):
+    zipfile.ZipFile(artefacts[1]).extract("resnext_kernels/_C.abi3.so", tmp_path)
+    code, symbols = _run("nm", "-DC", "--undefined-only", str(tmp_path / "resnext_kernels/_C.abi3.so"))
+    assert code == 0, symbols
+    assert "aoti_torch" in symbols
+    assert not [line for line in symbols.splitlines() if " at::" in line or " c10::" in line or " torch::" in line]
+    assert "GOMP_parallel" in symbols, "built without OpenMP: every loop would be serial"
+
+
+def test_installed_wheel_runs(artefacts, tmp_path):
+    target = tmp_path / "site"
+    code, text = _run(
+        sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), str(artefacts[1])
+    )
+    assert code == 0, text
+    code, text = _run(sys.executable, "-c", SMOKE.format(target=target), cwd=tmp_path, PYTHONPATH=str(target))
+    assert code == 0, text
+    assert "fprop_" in text
+
+
+# --- setup.py's words; `setup.py --name` does all its checks and builds nothing
+
+
+def _setup(prelude="pass", **env):
+    run = "sys.argv = ['setup.py', '--name']; runpy.run_path('setup.py', run_name='__main__')"
+    return _run(sys.executable, "-c", f"import runpy, sys; {prelude}; {run}", **env)
+
+
+def test_missing_torch_gives_a_sentence():
+    code, text = _setup("sys.modules['torch'] = None")
+    assert code == 1
+    assert "building needs torch >= 2.11" in text
+    assert "pip install --no-build-isolation ." in text
+    assert "Traceback" not in text
+
+
+def test_cuda_switch():
+    code, text = _setup(RESNEXT_KERNELS_CUDA="yes")
+    assert code == 1
+    assert "expected RESNEXT_KERNELS_CUDA to be auto, 0 or 1, got 'yes'" in text
+    code, text = _setup("import torch; torch.version.cuda = '99.1'", RESNEXT_KERNELS_CUDA="1")
+    assert code == 1
+    assert "RESNEXT_KERNELS_CUDA=1, but the CUDA library cannot be built: torch has CUDA 99.1, toolkits found:" in text
+    code, text = _setup("import torch; torch.version.cuda = '99.1'", RESNEXT_KERNELS_CUDA="auto")
+    assert code == 0
+    assert "CUDA library left out: torch has CUDA 99.1" in text
+    assert "CUDA library left out: RESNEXT_KERNELS_CUDA=0" in _setup(RESNEXT_KERNELS_CUDA="0")[1]
+
+
+def _script(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IEXEC)
+
+
+def test_toolkit_is_found_behind_an_nvcc_wrapper(tmp_path):
+    toolkit = tmp_path / "toolkit"
+    nvcc = f"""case "$*" in *--dryrun*) echo '#$ _HERE_={toolkit}/bin' >&2;; *) echo 'release 99.0, V99';; esac"""
+    _script(toolkit / "bin/nvcc", nvcc)
+    _script(tmp_path / "bin/nvcc", f'exec "{toolkit}/bin/nvcc" "$@"')
+    (toolkit / "include").mkdir()
+    (toolkit / "include/cuda_runtime.h").touch()
+    path = f"{tmp_path}/bin:{os.environ['PATH']}"
+    code, text = _setup("import torch; torch.version.cuda = '99.1'", PATH=path, CUDA_HOME="", RESNEXT_KERNELS_CUDA="1")
+    assert code == 0, text
+    assert f"CUDA library with {toolkit.resolve()}" in text
+
+
+# --- loading
+
+
+def test_unbuilt_source_tree_says_how_to_build(tmp_path):
+    for file in (ROOT / "resnext_kernels").glob("*.py"):
+        (tmp_path / "resnext_kernels").mkdir(exist_ok=True)
+        (tmp_path / "resnext_kernels" / file.name).write_text(file.read_text())
+    code, text = _run(sys.executable, "-c", "import resnext_kernels", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert code == 1
+    assert "resnext_kernels is not built (_C.abi3.so is missing): pip install --no-build-isolation ." in text
+
+
+def test_broken_library_names_the_torch_it_found(tmp_path):
+    for file in (ROOT / "resnext_kernels").glob("*.py"):
+        (tmp_path / "resnext_kernels").mkdir(exist_ok=True)
+        (tmp_path / "resnext_kernels" / file.name).write_text(file.read_text())
+    (tmp_path / "resnext_kernels/_C.abi3.so").write_text("not a library")
+    code, text = _run(sys.executable, "-c", "import resnext_kernels", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert code == 1
+    assert f"_C.abi3.so, built for torch >= 2.11, cannot be loaded with torch {torch.__version__}" in text
+
+
+@pytest.mark.skipif(not torch.version.cuda, reason="torch without CUDA")
+def test_cuda_library_is_loaded_or_its_absence_explained():
+    from resnext_kernels import _ops
+
+    built = (ROOT / "resnext_kernels/_C_cuda.abi3.so").exists()
+    assert _ops.why_no_cuda == ("" if built else "this installation was built without its CUDA library")
