@@ -1,0 +1,211 @@
+"""The ResNeXt block in the paper's three equivalent forms, and exact conversion among them (figure 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .complexity import EXPANSION, inner_width
+from .module import GroupedConv2d
+
+Tensors = dict[str, Tensor]
+
+
+class Block(nn.Module):
+    """What the three forms share: three convolutions, a shortcut, and where batch norm goes.
+
+    Each convolution is followed by batch norm, and all but the last by ReLU; the last ReLU follows the sum with
+    the shortcut (paper, section 4). Batch norm of a branch equals batch norm of its channels in the
+    concatenation; the third one always follows the sum over branches.
+
+    Args:
+        in_channels: channels of the input.
+        planes: a quarter of the output's channels.
+        cardinality: number of branches or groups (C in the paper).
+        base_width: channels per branch at 64 planes (d in the paper); 64 planes of 32x4d have 4, 128 have 8.
+        stride: stride of the 3x3 convolution.
+        dilation: dilation of the 3x3 convolution.
+        downsample: module on the shortcut, or None for the identity.
+        norm_layer: makes a norm of a number of channels.
+
+    Shape:
+        input (N, in_channels, H, W), output (N, 4 * planes, ceil(H / stride), ceil(W / stride)).
+
+    Raises:
+        ValueError: an argument is not positive, or the width of a branch would be zero.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        planes: int,
+        cardinality: int = 1,
+        base_width: int = 64,
+        stride: int = 1,
+        dilation: int = 1,
+        downsample: nn.Module | None = None,
+        norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d,
+    ) -> None:
+        super().__init__()
+        sizes = {"in_channels": in_channels, "planes": planes, "cardinality": cardinality, "base_width": base_width}
+        for name, value in {**sizes, "stride": stride, "dilation": dilation}.items():
+            if value <= 0:
+                raise ValueError(f"expected {name} to be positive, got {value}")
+        self.width = inner_width(planes, cardinality, base_width)
+        if self.width == 0:
+            raise ValueError(f"expected planes * base_width >= 64, got planes={planes} and base_width={base_width}")
+        self.arguments = {**sizes, "stride": stride, "dilation": dilation}
+        self.norm_layer = norm_layer
+        self.cardinality = cardinality
+        self._build(
+            in_channels, self.width // cardinality, planes * EXPANSION, {"stride": stride, "dilation": dilation}
+        )
+        self.bn3 = norm_layer(planes * EXPANSION)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+
+    def _build(self, channels: int, branch_width: int, out_channels: int, window: dict[str, int]) -> None:
+        """Makes the convolutions, and the norms between them, in the order of forward."""
+        raise NotImplementedError
+
+    def _transform(self, input: Tensor) -> Tensor:
+        """What is added to the shortcut, before the third norm."""
+        raise NotImplementedError
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, in_channels, H, W) to (N, 4 * planes, H', W')."""
+        shortcut = input if self.downsample is None else self.downsample(input)
+        return self.relu(self.bn3(self._transform(input)) + shortcut)
+
+    # A form is known by its two maps between named tensors (weights, gradients, running statistics) of its own
+    # and of the grouped form. The maps only cut and join, so they convert exactly.
+
+    def to_grouped(self, tensors: Tensors) -> Tensors:
+        """Tensors named as in this block, renamed and joined as in GroupedBlock."""
+        raise NotImplementedError
+
+    def from_grouped(self, tensors: Tensors) -> Tensors:
+        """Tensors named as in GroupedBlock, cut and renamed as in this block."""
+        raise NotImplementedError
+
+
+def _window(channels: int, stride: int, dilation: int, groups: int = 1) -> GroupedConv2d:
+    padding = dilation  # keeps the map's size at stride 1
+    return GroupedConv2d(channels, channels, 3, stride, padding, dilation, groups, bias=False)
+
+
+class GroupedBlock(Block):
+    """Form (c), the one to use: 1x1, grouped 3x3, 1x1, with torchvision's names (conv1, bn1, ..., downsample)."""
+
+    def _build(self, channels, branch_width, out_channels, window):
+        width = self.width
+        self.conv1, self.bn1 = nn.Conv2d(channels, width, 1, bias=False), self.norm_layer(width)
+        self.conv2, self.bn2 = _window(width, **window, groups=self.cardinality), self.norm_layer(width)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+
+    def _transform(self, input: Tensor) -> Tensor:
+        output = self.relu(self.bn1(self.conv1(input)))
+        output = self.relu(self.bn2(self.conv2(output)))
+        return self.conv3(output)
+
+    def to_grouped(self, tensors: Tensors) -> Tensors:
+        return dict(tensors)
+
+    def from_grouped(self, tensors: Tensors) -> Tensors:
+        return dict(tensors)
+
+
+class _Branch(nn.Module):
+    """1x1 to the branch's width, 3x3, and with `out_channels` the closing 1x1."""
+
+    def __init__(self, channels, width, window, norm_layer, out_channels=None) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(channels, width, 1, bias=False), norm_layer(width)
+        self.conv2, self.bn2 = _window(width, **window), norm_layer(width)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False) if out_channels else None
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, input: Tensor) -> Tensor:
+        output = self.relu(self.bn1(self.conv1(input)))
+        output = self.relu(self.bn2(self.conv2(output)))
+        return output if self.conv3 is None else self.conv3(output)
+
+
+class _BranchedBlock(Block):
+    """What forms (a) and (b) share: C branches, whose tensors are named branches.I.NAME."""
+
+    # The axis along which the grouped form joins the branches' tensors, by the layer they belong to.
+    joined: dict[str, int]
+
+    def to_grouped(self, tensors: Tensors) -> Tensors:
+        joined: Tensors = {}
+        for name, tensor in tensors.items():
+            if not name.startswith("branches."):
+                joined[name] = tensor
+            elif name.startswith("branches.0."):
+                inner = name.removeprefix("branches.0.")
+                parts = [tensors[f"branches.{i}.{inner}"] for i in range(self.cardinality)]
+                axis = self.joined[inner.split(".")[0]]
+                joined[inner] = torch.cat(parts, axis) if tensor.dim() else tensor  # a counter is the same in all
+        return joined
+
+    def from_grouped(self, tensors: Tensors) -> Tensors:
+        cut: Tensors = {}
+        for name, tensor in tensors.items():
+            axis = self.joined.get(name.split(".")[0])
+            if axis is None:
+                cut[name] = tensor
+                continue
+            parts = tensor.chunk(self.cardinality, axis) if tensor.dim() else [tensor] * self.cardinality
+            cut.update({f"branches.{i}.{name}": part for i, part in enumerate(parts)})
+        return cut
+
+
+class SummedBlock(_BranchedBlock):
+    """Form (a): C branches of 1x1, 3x3, 1x1, summed."""
+
+    joined = {"conv1": 0, "bn1": 0, "conv2": 0, "bn2": 0, "conv3": 1}  # noqa: RUF012 - a constant
+
+    def _build(self, channels, branch_width, out_channels, window):
+        branch = lambda: _Branch(channels, branch_width, window, self.norm_layer, out_channels)  # noqa: E731
+        self.branches = nn.ModuleList(branch() for _ in range(self.cardinality))
+
+    def _transform(self, input: Tensor) -> Tensor:
+        return sum(branch(input) for branch in self.branches)
+
+
+class ConcatenatedBlock(_BranchedBlock):
+    """Form (b): C branches of 1x1, 3x3, concatenated early, then one 1x1."""
+
+    joined = {"conv1": 0, "bn1": 0, "conv2": 0, "bn2": 0}  # noqa: RUF012 - a constant
+
+    def _build(self, channels, branch_width, out_channels, window):
+        branch = lambda: _Branch(channels, branch_width, window, self.norm_layer)  # noqa: E731
+        self.branches = nn.ModuleList(branch() for _ in range(self.cardinality))
+        self.conv3 = nn.Conv2d(self.width, out_channels, 1, bias=False)
+
+    def _transform(self, input: Tensor) -> Tensor:
+        return self.conv3(torch.cat([branch(input) for branch in self.branches], 1))
+
+
+def convert_block(block: Block, form: type[Block]) -> Block:
+    """The same function as another form: weights, running statistics, device, dtype and mode carried over.
+
+    Args:
+        block: a block in any form.
+        form: SummedBlock, ConcatenatedBlock or GroupedBlock.
+
+    Returns:
+        A new block. The module on the shortcut is shared with the old one.
+
+    Raises:
+        TypeError: `form` is not one of the three.
+    """
+    if form not in (SummedBlock, ConcatenatedBlock, GroupedBlock):
+        raise TypeError(f"expected form to be SummedBlock, ConcatenatedBlock or GroupedBlock, got {form!r}")
+    converted = form(**block.arguments, downsample=block.downsample, norm_layer=block.norm_layer)
+    converted.to(next(block.parameters()))  # device and dtype
+    converted.load_state_dict(converted.from_grouped(block.to_grouped(block.state_dict())))
+    return converted.train(block.training)

@@ -1,0 +1,113 @@
+"""Networks against torchvision's: the same keys, the same initial values, the same logits and gradients."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torchvision.models.resnet import Bottleneck, ResNet
+
+from resnext_kernels import GroupedConv2d, network
+
+GENERIC = {"resnext101_32x4d": ((3, 4, 23, 3), 32, 4), "resnext152_32x4d": ((3, 8, 36, 3), 32, 4)}
+IMAGENET = ["resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x4d", "resnext101_32x8d"]
+IMAGENET += ["resnext101_64x4d", "resnext152_32x4d"]
+
+
+def _theirs(name):
+    if name in GENERIC:
+        depths, groups, width = GENERIC[name]
+        return ResNet(Bottleneck, list(depths), groups=groups, width_per_group=width)
+    return getattr(torchvision.models, name)(weights=None)
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_state_dict_has_torchvisions_keys_and_shapes(name):
+    with torch.device("meta"):
+        ours, theirs = getattr(network, name)().state_dict(), _theirs(name).state_dict()
+    assert [(k, v.shape, v.dtype) for k, v in ours.items()] == [(k, v.shape, v.dtype) for k, v in theirs.items()]
+
+
+def test_same_seed_gives_torchvisions_initial_values():
+    torch.manual_seed(5)
+    ours = network.resnext50_32x4d(zero_init_residual=True)
+    torch.manual_seed(5)
+    theirs = torchvision.models.resnext50_32x4d(zero_init_residual=True)
+    for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_every_grouped_convolution_is_ours():
+    with torch.device("meta"):
+        net = network.resnext50_32x4d()
+    grouped = [module for module in net.modules() if isinstance(module, nn.Conv2d) and module.groups > 1]
+    assert len(grouped) == 16
+    assert all(type(module) is GroupedConv2d for module in grouped)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "NHWC"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_logits_equal_torchvisions_to_rounding(training, memory_format):
+    """Against float64, ours may err at most twice as much as torchvision's network, plus one rounding."""
+    theirs = torchvision.models.resnext50_32x4d(weights=None)
+    images = torch.randn(4, 3, 64, 64)
+    if not training:  # running statistics of these images, so that activations keep a sane size
+        for module in theirs.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = None
+        with torch.no_grad():
+            theirs(images)
+    ours, exact = network.resnext50_32x4d(), torchvision.models.resnext50_32x4d(weights=None).double()
+    for net in (ours, exact):
+        net.load_state_dict(theirs.state_dict())
+    for net in (ours, theirs, exact):
+        net.train(training)
+    with torch.no_grad():
+        expected = exact(images.double())
+        error = (theirs(images) - expected).abs().max()
+        output = ours.to(memory_format=memory_format)(images.contiguous(memory_format=memory_format))
+    assert (output - expected).abs().max() <= 2 * error + torch.finfo(torch.float32).eps * expected.abs().max()
+
+
+@pytest.mark.parametrize("dilate", [(False, False, True), (False, True, True)])
+def test_dilation_instead_of_stride_follows_torchvisions_rule(dilate):
+    ours = network.resnext50_32x4d(replace_stride_with_dilation=dilate).double()
+    theirs = torchvision.models.resnext50_32x4d(weights=None, replace_stride_with_dilation=list(dilate)).double()
+    theirs.load_state_dict(ours.state_dict())
+    images = torch.randn(2, 3, 32, 32).double()
+    torch.testing.assert_close(ours(images), theirs(images), rtol=1e-9, atol=1e-9)
+
+
+def test_cifar_network_trains():
+    net = network.ResNeXt((1, 1, 1), 4, 16, 10, "cifar")
+    images, labels = torch.randn(8, 3, 16, 16), torch.arange(8)
+    optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9)
+    losses = []
+    for _ in range(8):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(net(images), labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert net(images).shape == (8, 10)
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_other_norm_layers():
+    net = network.ResNeXt((1, 1), 4, 16, 10, "cifar", norm_layer=lambda channels: nn.GroupNorm(4, channels))
+    assert not [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert net(torch.randn(1, 3, 8, 8)).shape == (1, 10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"stem": "svhn"}, "expected stem to be 'imagenet' or 'cifar', got 'svhn'"),
+        ({"depths": ()}, "expected depths to be positive numbers of blocks"),
+        ({"depths": (3, 0)}, "expected depths to be positive numbers of blocks"),
+        ({"replace_stride_with_dilation": (True,)}, "expected replace_stride_with_dilation to have 2 values"),
+        ({"cardinality": 0}, "expected cardinality to be positive, got 0"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        network.ResNeXt(**{"depths": (1, 1, 1), **arguments})
