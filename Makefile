@@ -6,7 +6,7 @@ SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 export RESNEXT_KERNELS_TESTING ?= 1
 export MAX_JOBS ?= 2
 
-.PHONY: help build demo test bench lint format wheel abi clean
+.PHONY: help build demo test bench lint format abi clean
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
@@ -39,6 +39,17 @@ format: $(VENV)/.installed  ## Bring Python and C++ into style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(git ls-files 'csrc/*')
+
+ABI_TORCH ?= 2.13.0
+abi: $(VENV)/.installed  ## Run the tests of a wheel built here under another torch (ABI_TORCH=2.13.0)
+	rm -rf build/abi && mkdir -p build/abi
+	RESNEXT_KERNELS_TESTING=0 $(BIN)/python -m build --no-isolation --wheel --outdir build/abi .
+	$(PYTHON) -m venv build/abi/venv
+	build/abi/venv/bin/pip install --quiet torch==$(ABI_TORCH) $$(grep -E '^(numpy|pytest|setuptools)==' requirements-dev.txt)
+	build/abi/venv/bin/pip install --quiet --no-deps build/abi/*.whl
+	cp -r tests build/abi/tests
+	cd build/abi && venv/bin/python -m pytest -q -c /dev/null --rootdir . \
+	  tests/test_functional.py tests/test_autograd.py tests/test_compile.py tests/test_private_torch.py
 
 clean:  ## Remove everything that make made
 	rm -rf $(VENV) build dist *.egg-info resnext_kernels/*.so

@@ -1,0 +1,192 @@
+"""Times every grouped layer of a ResNeXt, this package against torch.nn.functional.conv2d, and prints the ratios.
+
+    python benchmarks/bench_conv.py [--network resnext50_32x4d] [--batch 1 16] [--passes fprop dgrad wgrad]
+
+Each call is the whole operator: output allocated and weights packed inside, as a training step does it. The two
+rivals take turns call by call, so that whatever else the machine does falls on both, and a call counts only if all
+threads ran for 94 % of its wall time (otherwise another process had taken a core; these calls are counted out in
+the column "disturbed"). Times are medians over the calls that count; a ratio above 1 means that ours is faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import geometric_mean, median, quantiles
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from resnext_kernels import explain, problems
+
+LAYOUTS = {"NHWC": torch.channels_last, "NCHW": torch.contiguous_format}
+OPS = torch.ops.resnext_kernels
+NETWORKS = ("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d")
+SHARE_OF_WALL_TIME = 0.94
+
+
+def rivals(problem: problems.Problem, op: str, layout: str, dtype: torch.dtype) -> tuple[Callable, Callable, str]:
+    """Calls without arguments of PyTorch's pass and ours, and the name of our kernel."""
+    draw = lambda size: torch.randn(size).to(dtype).contiguous(memory_format=LAYOUTS[layout])  # noqa: E731
+    input, output = draw(problem.input_shape), draw(problem.output_shape)
+    weight = torch.randn(problem.weight_shape).to(dtype)
+    geometry = problem.stride, problem.padding, problem.dilation
+    mask = [op == "dgrad", op == "wgrad", False]
+    backward = (output, input, weight, None, *geometry, False, [0, 0], problem.groups, mask)
+    theirs = {
+        "fprop": lambda: torch.nn.functional.conv2d(input, weight, None, *geometry, problem.groups),
+        "dgrad": lambda: torch.ops.aten.convolution_backward(*backward),
+        "wgrad": lambda: torch.ops.aten.convolution_backward(*backward),
+    }
+    ours = {
+        "fprop": lambda: OPS.grouped_conv2d(input, weight, None, *geometry, problem.groups),
+        "dgrad": lambda: OPS.grouped_conv2d_grad_input(output, weight, input.shape[2:], *geometry, problem.groups),
+        "wgrad": lambda: OPS.grouped_conv2d_grad_weight(output, input, (3, 3), *geometry, problem.groups),
+    }
+    kernel = explain(op, input, weight, None, *geometry, problem.groups).kernel
+    return theirs[op], ours[op], kernel
+
+
+def interleave(calls: tuple[Callable, ...], threads: int, seconds: float) -> tuple[list[list[float]], int]:
+    """Undisturbed wall times of each call, in turns until the time is up; and how many calls were disturbed."""
+    times: list[list[float]] = [[] for _ in calls]
+    disturbed = 0
+    for call in calls:
+        call()
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or min(map(len, times)) < 5:
+        for samples, call in zip(times, calls, strict=True):
+            cpu, wall = time.process_time(), time.perf_counter()
+            call()
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            if cpu >= SHARE_OF_WALL_TIME * wall * threads:
+                samples.append(wall)
+            else:
+                disturbed += 1
+        if time.perf_counter() > end + 10 * seconds:  # never quiet: say so rather than wait for ever
+            break
+    return times, disturbed
+
+
+def measure(arguments: argparse.Namespace, progress: Progress):
+    """Yields a row for each layer, batch, layout and pass."""
+    layers = getattr(problems, arguments.network)
+    total = len(layers) * len(arguments.batch) * len(arguments.layouts) * len(arguments.passes)
+    task = progress.add_task("layers", total=total)
+    dtype = getattr(torch, arguments.dtype)
+    for batch in arguments.batch:
+        for layer in layers:
+            problem = layer.with_batch(batch)
+            for layout in arguments.layouts:
+                for op in arguments.passes:
+                    theirs, ours, kernel = rivals(problem, op, layout, dtype)
+                    times, disturbed = interleave((theirs, ours), arguments.threads, arguments.seconds)
+                    progress.advance(task)
+                    width = problem.c // problem.groups
+                    row = {
+                        "layer": f"{problem.c}/{width} {problem.h}x{problem.w} s{problem.stride[0]}",
+                        "group_width": width,
+                        "batch": batch,
+                        "layout": layout,
+                        "pass": op,
+                        "disturbed": disturbed,
+                        "calls": min(map(len, times)),
+                        "kernel": kernel,
+                    }
+                    if row["calls"] >= 2:
+                        middle = [median(samples) for samples in times]
+                        row["torch_ms"], row["ours_ms"] = (1e3 * seconds for seconds in middle)
+                        row["ratio"] = middle[0] / middle[1]
+                        low, _, high = quantiles(times[1], n=4)
+                        row["ours_spread"] = (high - low) / middle[1]
+                        row["ours_gflops"] = problem.flops / middle[1] / 1e9
+                    yield row
+
+
+def show(rows: list[dict], console: Console) -> None:
+    """The table, and the geometric mean of the ratios by layout, pass and batch."""
+    table = Table(title="nn.Conv2d against resnext_kernels: medians; a ratio above 1 means ours is faster")
+    headers = [
+        "layer",
+        "N",
+        "layout",
+        "pass",
+        "torch ms",
+        "ours ms",
+        "ratio",
+        "spread",
+        "GFLOP/s",
+        "disturbed",
+        "kernel",
+    ]
+    for i, name in enumerate(headers):
+        table.add_column(name, justify="left" if i in (0, 2, 3, 10) else "right")
+    for row in rows:
+        fixed = [row["layer"], str(row["batch"]), row["layout"], row["pass"]]
+        if "ratio" not in row:
+            table.add_row(*fixed, "-", "-", "never quiet", "-", "-", str(row["disturbed"]), row["kernel"])
+            continue
+        colour = "green" if row["ratio"] >= 1.05 else "yellow" if row["ratio"] >= 0.95 else "red"
+        times = [f"{row['torch_ms']:.3f}", f"{row['ours_ms']:.3f}", f"[{colour}]{row['ratio']:.2f}[/]"]
+        table.add_row(
+            *fixed,
+            *times,
+            f"{row['ours_spread']:.0%}",
+            f"{row['ours_gflops']:.0f}",
+            str(row["disturbed"]),
+            row["kernel"],
+        )
+    console.print(table)
+    for key in dict.fromkeys((row["layout"], row["pass"], row["batch"]) for row in rows):
+        ratios = [r["ratio"] for r in rows if (r["layout"], r["pass"], r["batch"]) == key and "ratio" in r]
+        if ratios:
+            mean, worst = geometric_mean(ratios), min(ratios)
+            console.print(f"{key[0]} {key[1]} N={key[2]}: geometric mean {mean:.2f}x, worst layer {worst:.2f}x")
+
+
+def cpu_name() -> str:
+    """The processor's name as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--network", choices=NETWORKS, default="resnext50_32x4d")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
+    parser.add_argument("--passes", nargs="+", choices=["fprop", "dgrad", "wgrad"], default=["fprop", "dgrad", "wgrad"])
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16", "float64"], default="float32")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seconds", type=float, default=0.5, help="per row, for both rivals together")
+    parser.add_argument("--csv", type=Path, help="also write the rows here")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    console = Console(width=150)
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    about = {"cpu": cpu_name(), "threads": arguments.threads, "torch": torch.__version__, "commit": commit}
+    console.print(f"{arguments.network}, {arguments.dtype}: " + ", ".join(f"{k} {v}" for k, v in about.items()))
+    with Progress(console=console, transient=True) as progress:
+        rows = list(measure(arguments, progress))
+    show(rows, console)
+    if arguments.csv:
+        arguments.csv.parent.mkdir(parents=True, exist_ok=True)
+        with arguments.csv.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)) + list(about))
+            writer.writeheader()
+            writer.writerows({**row, **about} for row in rows)
+        console.print(f"wrote {arguments.csv}")
+
+
+if __name__ == "__main__":
+    main()
