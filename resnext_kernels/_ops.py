@@ -199,7 +199,8 @@ def _flops_grad_weight(grad_output, input, *args, out_shape=None, **kwargs) -> i
 
 
 def _no_kernel(*args, kernel_name=""):
-    device = next(a.device for a in args if isinstance(a, torch.Tensor) and a.device.type != "cpu")
+    devices = [argument.device for argument in args if isinstance(argument, torch.Tensor)]
+    device = next((device for device in devices if device.type != "cpu"), devices[0])
     why = f": {why_no_cuda}" if device.type == "cuda" and why_no_cuda else ""
     raise NotImplementedError(
         f"resnext_kernels has no kernel for tensors on {device}{why}. Found torch {torch.__version__} with CUDA "

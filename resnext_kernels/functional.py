@@ -207,8 +207,13 @@ def explain(
 
     Args:
         op: "fprop" (the output), "dgrad" (the input's gradient) or "wgrad" (the weight's gradient).
-        input, weight, bias, stride, padding, dilation, groups: as for `grouped_conv2d`; only shapes, strides,
-            dtype and device are read.
+        input: as for `grouped_conv2d`, as are all that follow; only shapes, strides, dtypes and devices are read.
+        weight: see above.
+        bias: see above.
+        stride: see above.
+        padding: see above.
+        dilation: see above.
+        groups: see above.
 
     Returns:
         An Explanation; print it.
