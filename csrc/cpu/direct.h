@@ -34,6 +34,7 @@ struct Maps {
   const float* bias;  // or null
   int64_t source_rows, source_columns, target_rows, target_columns;
   int64_t source_stride, target_stride;  // from pixel to pixel; rows follow one another
+  bool prefetch;                         // the maps come from memory, not from cache
 };
 
 // Stride 1: source pixel i of a block feeds targets i - 2, i - 1 and i by its taps s = 2, 1, 0. The gradient of stride
@@ -44,6 +45,7 @@ struct Even {
   static constexpr int target(int source, int s, int steps) { return source - s < steps ? source - s : -1; }
   static int64_t first_source(int64_t step) { return step - 1; }
   static int64_t source_row(int64_t target_row, int64_t r) { return target_row - 1 + r; }
+  static int64_t last_source_row(int64_t target_row) { return target_row + 1; }
   static int64_t steps(const Maps& maps) { return maps.target_columns; }
 };
 
@@ -56,6 +58,7 @@ struct Narrowing {
   }
   static int64_t first_source(int64_t step) { return 2 * step - 1; }
   static int64_t source_row(int64_t target_row, int64_t r) { return 2 * target_row - 1 + r; }
+  static int64_t last_source_row(int64_t target_row) { return 2 * target_row + 1; }
   static int64_t steps(const Maps& maps) { return maps.target_columns; }
 };
 
@@ -71,13 +74,14 @@ struct Widening {
   static int64_t source_row(int64_t target_row, int64_t r) {
     return (target_row + 1 - r) % 2 == 0 ? (target_row + 1 - r) / 2 : -1;
   }
+  static int64_t last_source_row(int64_t target_row) { return (target_row + 1) / 2; }
   static int64_t steps(const Maps& maps) { return maps.source_columns; }
 };
 
 // A row of taps that lies inside the source, for one row of targets.
 struct TapRow {
-  const float* source;   // the source row, at the first channel that the vector needs
-  const float* weights;  // packed: channel in group, s, lane
+  const float* source;  // the source row
+  int64_t r;
 };
 
 struct TapRows {
@@ -119,38 +123,81 @@ template <class Walk, int group_width, int steps, int targets>
   });
 }
 
+// The rows of taps that feed a row of targets.
+template <class Walk>
+TapRows tap_rows(const Maps& maps, int64_t target_row) {
+  TapRows taps{};
+  for (int64_t r = 0; r < 3; ++r) {
+    const int64_t row = Walk::source_row(target_row, r);
+    if (row < 0 || row >= maps.source_rows) continue;
+    taps.rows[taps.count++] = {maps.source + row * maps.source_columns * maps.source_stride, r};
+  }
+  return taps;
+}
+
+// What a block needs to know of the vector of channels that it computes.
+struct VectorPlace {
+  int64_t source_channel;
+  const float* weights;  // packed
+  Vec start;
+  int64_t target_channel;
+};
+
 // Computes `steps` steps of one row of targets, for one vector of channels.
 template <class Walk, int group_width, int steps>
-[[gnu::noinline]] void sum_block(const TapRows& taps, int64_t pixel_stride, BlockPlace place, Vec start, float* target,
-                                 int64_t target_stride, int64_t targets_inside) {
+[[gnu::noinline]] void sum_block(const TapRows& taps, int64_t pixel_stride, const VectorPlace& vector, BlockPlace place,
+                                 float* target, int64_t target_stride, int64_t targets_inside) {
   constexpr int targets = steps * Walk::step_targets;
   Vec sums[targets];
-  unroll<targets>([&](auto i) RESNEXT_INLINE { sums[i] = start; });
+  unroll<targets>([&](auto i) RESNEXT_INLINE { sums[i] = vector.start; });
   for (int row = 0; row < taps.count; ++row) {
-    const float* pixels = taps.rows[row].source + place.first_source * pixel_stride;
-    const float* weights = taps.rows[row].weights;
+    const float* pixels = taps.rows[row].source + place.first_source * pixel_stride + vector.source_channel;
+    const float* weights = vector.weights + taps.rows[row].r * group_width * 3 * lanes;
     for (int channel = 0; channel < group_width; channel += 4) {
       add_channels<Walk, group_width, steps>(pixels + channel, pixel_stride, weights + channel * 3 * lanes, place,
                                              sums);
     }
   }
+  target += vector.target_channel;
   unroll<targets>([&](auto i) RESNEXT_INLINE {
     if (i < targets_inside) store(target, sums[i]);
     target = opaque(target + target_stride);
   });
 }
 
-// One row of targets for one vector of channels: blocks as long as registers allow, the last one pushed back to end
-// with the row.
-template <class Walk, int group_width>
-void sum_row(const Maps& maps, const TapRows& taps, Vec start, float* target) {
+// Asks for the source pixels that the next row of targets will be the first to need, and for the target pixels of this
+// block: in NHWC they lie too far apart for the hardware to foresee them.
+template <class Walk>
+void prefetch_block(const Maps& maps, int64_t target_row, const VectorPlace& vector, int64_t first_source,
+                    int64_t sources, const float* target, int64_t targets) {
+  for (int64_t row = Walk::last_source_row(target_row) + 1; row <= Walk::last_source_row(target_row + 1); ++row) {
+    const float* pixel =
+        maps.source + (row * maps.source_columns + first_source) * maps.source_stride + vector.source_channel;
+    for (int64_t i = 0; i < sources; ++i, pixel += maps.source_stride) __builtin_prefetch(pixel, 0, 2);
+  }
+  for (int64_t i = 0; i < targets; ++i) __builtin_prefetch(target + i * maps.target_stride + vector.target_channel, 1);
+}
+
+// One row of targets for the vectors [begin, end): blocks as long as registers allow, the last one pushed back to end
+// with the row. `vector_place` tells a vector's VectorPlace.
+template <class Walk, int group_width, class Vectors>
+void sum_row(const Maps& maps, int64_t target_row, int64_t begin, int64_t end, const Vectors& vector_place) {
+  const TapRows taps = tap_rows<Walk>(maps, target_row);
   const int64_t steps = Walk::steps(maps);
+  float* target = maps.target + target_row * maps.target_columns * maps.target_stride;
   const auto block = [&](int64_t step, auto size) {
     const int64_t column = step * Walk::step_targets, first_source = Walk::first_source(step);
-    const int64_t end = first_source + Walk::sources(size);
-    const BlockPlace place{first_source, first_source<0, end> maps.source_columns};
-    sum_block<Walk, group_width, size>(taps, maps.source_stride, place, start, target + column * maps.target_stride,
-                                       maps.target_stride, maps.target_columns - column);
+    const int64_t last_source = first_source + Walk::sources(size) - 1;
+    const BlockPlace place{first_source, first_source < 0, last_source >= maps.source_columns};
+    for (int64_t i = begin; i < end; ++i) {
+      const VectorPlace vector = vector_place(i);
+      float* block_target = target + column * maps.target_stride;
+      if (maps.prefetch)
+        prefetch_block<Walk>(maps, target_row, vector, first_source, Walk::sources(size), block_target,
+                             size * Walk::step_targets);
+      sum_block<Walk, group_width, size>(taps, maps.source_stride, vector, place, block_target, maps.target_stride,
+                                         maps.target_columns - column);
+    }
     return step + size;
   };
   constexpr int largest = (lanes == 16 ? 14 : 8) / Walk::step_targets, middle = (largest + 1) / 2;
@@ -166,29 +213,6 @@ void sum_row(const Maps& maps, const TapRows& taps, Vec start, float* target) {
     else
       step = block(step, std::integral_constant<int, 1>());
   }
-}
-
-// The rows of taps that feed row `target_row` at the given channels.
-template <class Walk, int group_width>
-TapRows tap_rows(const Maps& maps, const float* source, const float* weights, int64_t target_row) {
-  TapRows taps{};
-  for (int64_t r = 0; r < 3; ++r) {
-    const int64_t row = Walk::source_row(target_row, r);
-    if (row < 0 || row >= maps.source_rows) continue;
-    taps.rows[taps.count++] = {source + row * maps.source_columns * maps.source_stride,
-                               weights + r * group_width * 3 * lanes};
-  }
-  return taps;
-}
-
-template <class Walk, int group_width>
-void sum_target_row(const Maps& maps, const float* packed, int64_t vector, int64_t source_channel,
-                    int64_t target_channel, int64_t target_row) {
-  const float* weights = packed + vector * packed_vector_size<group_width>;
-  const TapRows taps = tap_rows<Walk, group_width>(maps, maps.source + source_channel, weights, target_row);
-  const Vec start = maps.bias ? load(maps.bias + vector * lanes) : Vec{};
-  float* target = maps.target + target_row * maps.target_columns * maps.target_stride + target_channel;
-  sum_row<Walk, group_width>(maps, taps, start, target);
 }
 
 }  // namespace

@@ -23,6 +23,12 @@ struct Sum {
   int64_t target_pixels() const { return maps.target_rows * maps.target_columns; }
 };
 
+// Prefetching costs a little where the maps lie in cache anyway.
+inline bool comes_from_memory(const ConvShape& shape) {
+  constexpr int64_t cached_bytes = 8 << 20;
+  return shape.n * shape.c * (shape.h * shape.w + shape.p() * shape.q()) * int64_t(sizeof(float)) > cached_bytes;
+}
+
 // The part of [0, count) that falls to the calling thread of a team.
 struct Share {
   int64_t begin, end;
@@ -39,6 +45,10 @@ int64_t source_channel(int64_t vector) {
   return vector * lanes / unit_channels<group_width> * unit_channels<group_width>;
 }
 
+inline Vec start_value(const Sum& sum, int64_t vector) {
+  return sum.maps.bias ? load(sum.maps.bias + vector * lanes) : Vec{};
+}
+
 // One unit is one row of targets for a block of channels: all of them where groups are narrow, else as many as keep
 // their weights in the second-level cache. Consecutive units are consecutive rows, which share source rows.
 template <class Walk, int group_width>
@@ -53,8 +63,11 @@ void sum_nhwc(const Sum& sum, const float* packed) {
     maps.source += image * sum.source_pixels() * sum.channels;
     maps.target += image * sum.target_pixels() * sum.channels;
     const int64_t end = std::min((block + 1) * block_vectors, vectors);
-    for (int64_t vector = block * block_vectors; vector < end; ++vector)
-      sum_target_row<Walk, group_width>(maps, packed, vector, source_channel<group_width>(vector), vector * lanes, row);
+    const auto vector_place = [&](int64_t vector) {
+      return VectorPlace{source_channel<group_width>(vector), packed + vector * packed_vector_size<group_width>,
+                         start_value(sum, vector), vector * lanes};
+    };
+    sum_row<Walk, group_width>(maps, row, block * block_vectors, end, vector_place);
   }
 }
 
@@ -74,13 +87,24 @@ void sum_nchw(const Sum& sum, const float* packed, float* scratch) {
     Maps maps = sum.maps;
     maps.source = source;
     maps.target = target;
+    maps.prefetch = false;
     maps.source_stride = width;
     maps.target_stride = lanes;
+    const float* next_source = sum.maps.source + (plane + width) * sum.source_pixels();
     for (int64_t part = 0; part < width; part += lanes) {
-      for (int64_t row = 0; row < maps.target_rows; ++row)
-        sum_target_row<Walk, group_width>(maps, packed, (channel + part) / lanes, 0, 0, row);
-      pixels_to_planes(target, sum.target_pixels(), sum.target_pixels(),
-                       sum.maps.target + (plane + part) * sum.target_pixels());
+      const int64_t vector = (channel + part) / lanes;
+      float* planes = sum.maps.target + (plane + part) * sum.target_pixels();
+      const VectorPlace place{0, packed + vector * packed_vector_size<group_width>, start_value(sum, vector), 0};
+      for (int64_t row = 0; row < maps.target_rows; ++row) {
+        if (sum.maps.prefetch) {
+          prefetch_part<true>(planes, lanes * sum.target_pixels(), row, maps.target_rows);
+          if (unit + 1 < share.end)
+            prefetch_part<false>(next_source, width * sum.source_pixels(), part / lanes * maps.target_rows + row,
+                                 width / lanes * maps.target_rows);
+        }
+        sum_row<Walk, group_width>(maps, row, 0, 1, [&](int64_t) { return place; });
+      }
+      pixels_to_planes(target, sum.target_pixels(), sum.target_pixels(), planes);
     }
   }
 }
@@ -129,7 +153,8 @@ void run_fprop(const FpropArgs& args) {
                   shape.p(),
                   shape.q(),
                   shape.c,
-                  shape.c};
+                  shape.c,
+                  comes_from_memory(shape)};
   const Sum sum{shape.n, shape.c, maps, args.problem.layout, args.weight, args.launch};
   const int64_t scratch = sum_scratch<group_width>(args.problem);
   if (shape.stride_h == 1)
@@ -149,7 +174,8 @@ void run_dgrad(const DgradArgs& args) {
                   shape.h,
                   shape.w,
                   shape.c,
-                  shape.c};
+                  shape.c,
+                  comes_from_memory(shape)};
   const Sum sum{shape.n, shape.c, maps, args.problem.layout, args.weight, args.launch};
   const int64_t scratch = sum_scratch<group_width>(args.problem);
   if (shape.stride_h == 1)

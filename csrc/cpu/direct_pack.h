@@ -97,7 +97,6 @@ void pack_vector(const Weight<const void*>& weight, int64_t vector, bool flip, f
   const LaneIndex<group_width, lanes_are_inputs> index(weight, vector);
   const float* data = static_cast<const float*>(weight.data);
   const bool kcrs = is_kcrs(weight), krsc = is_krsc(weight, group_width);
-  const auto at = [](auto place) { return [=](int64_t t) { return place(t); }; };
   if constexpr (lanes_are_inputs) {
     if (kcrs) {
       for (int64_t channel = 0; channel < group_width; ++channel)
@@ -118,10 +117,12 @@ void pack_vector(const Weight<const void*>& weight, int64_t vector, bool flip, f
     }
   } else if (kcrs || krsc) {
     const auto lane_run = [&](int64_t lane) { return index(lane, 0, 0, 0); };
+    const auto place_kcrs = [](int64_t t) { return packed_place_kcrs<group_width>(t); };
+    const auto place_krsc = [](int64_t t) { return packed_place_krsc<group_width>(t); };
     if (kcrs)
-      pack_runs(data, 9 * group_width, lane_run, at(packed_place_kcrs<group_width>), packed);
+      pack_runs(data, 9 * group_width, lane_run, place_kcrs, packed);
     else
-      pack_runs(data, 9 * group_width, lane_run, at(packed_place_krsc<group_width>), packed);
+      pack_runs(data, 9 * group_width, lane_run, place_krsc, packed);
     return;
   }
   pack_one_by_one(data, index, flip, packed);

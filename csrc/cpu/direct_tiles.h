@@ -59,5 +59,13 @@ inline void pixels_to_planes(const float* from, int64_t pixels, int64_t plane_st
   }
 }
 
+// Asks for part `part` of `parts` of a stretch of memory, to be read or (`write`) written soon.
+template <bool write>
+void prefetch_part(const float* from, int64_t size, int64_t part, int64_t parts) {
+  constexpr int64_t line = 16;
+  for (int64_t i = size * part / parts / line * line; i < size * (part + 1) / parts; i += line)
+    __builtin_prefetch(from + i, write, 2);
+}
+
 }  // namespace
 }  // namespace resnext::cpu

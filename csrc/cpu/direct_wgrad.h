@@ -163,8 +163,12 @@ void load_rows(const Problem& problem, const float* tensor, int64_t image, int64
     return planes_to_pixels<channels>(planes, rows * columns, pixels, to);
   }
   const float* pixel = tensor + ((image * rows + first) * columns) * all_channels + channel;
+  const bool prefetch = comes_from_memory(problem.shape);
   for (int64_t i = 0; i < pixels; ++i, pixel += all_channels, to += channels)
-    for (int64_t j = 0; j < channels; j += lanes) store(to + j, load(pixel + j));
+    for (int64_t j = 0; j < channels; j += lanes) {
+      if (prefetch) __builtin_prefetch(pixel + channels + j, 0, 2);  // the next unit's pixel
+      store(to + j, load(pixel + j));
+    }
 }
 
 // Adds one tile to the packed weights of one unit: a group, or as many groups as fill a vector.
