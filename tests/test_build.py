@@ -1,6 +1,7 @@
 """What pip sees: sdist and wheel, the stable ABI, and clear words when something is missing."""
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -30,12 +31,20 @@ def _run(*command, cwd=ROOT, **env):
 
 @pytest.fixture(scope="module")
 def artefacts(tmp_path_factory):
-    """A source archive, and a CPU wheel built from that archive, as a package index would hold them."""
+    """A source archive, the CPU wheel that pip builds from it, and the folder with what the build left behind."""
     out = tmp_path_factory.mktemp("dist")
-    environment = {"RESNEXT_KERNELS_CUDA": "0", "RESNEXT_KERNELS_TESTING": "0"}
-    code, text = _run(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT), **environment)
+    switches = {"RESNEXT_KERNELS_CUDA": "0", "RESNEXT_KERNELS_TESTING": "0"}
+    build = [sys.executable, "-m", "build", "--no-isolation", "--sdist", "--outdir", str(out), str(ROOT)]
+    code, text = _run(*build, **switches)
     assert code == 0, text
-    return next(out.glob("*.tar.gz")), next(out.glob("*.whl"))
+    sdist = next(out.glob("*.tar.gz"))
+    with tarfile.open(sdist) as archive:
+        archive.extractall(out, filter="data")
+    tree = out / sdist.name.removesuffix(".tar.gz")
+    wheel = [sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps", "-w", str(out), "."]
+    code, text = _run(*wheel, cwd=tree, **switches)
+    assert code == 0, text
+    return sdist, next(out.glob("*.whl")), tree
 
 
 def test_sdist_holds_every_source(artefacts):
@@ -61,6 +70,19 @@ def test_library_uses_only_the_stable_abi(artefacts, tmp_path):
     assert "aoti_torch" in symbols
     assert not [line for line in symbols.splitlines() if " at::" in line or " c10::" in line or " torch::" in line]
     assert "GOMP_parallel" in symbols, "built without OpenMP: every loop would be serial"
+
+
+def test_instruction_sets_share_no_functions(artefacts):
+    """A weak symbol compiled for AVX-512 could be the one that the linker keeps for every CPU."""
+    libraries = list((artefacts[2] / "build").glob("temp*/libresnext_cpu_avx*.a"))
+    assert len(libraries) == 2
+    for library in libraries:
+        code, symbols = _run("nm", "-C", "--defined-only", str(library))
+        assert code == 0
+        own = f"resnext::cpu::{library.stem.removeprefix('libresnext_cpu_')}::"
+        weak = [line for line in symbols.splitlines() if re.match(r"\w+ [WVu] ", line)]
+        assert weak
+        assert not [line for line in weak if own not in line and "DW.ref.__gxx_personality_v0" not in line]
 
 
 def test_installed_wheel_runs(artefacts, tmp_path):
