@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from .complexity import EXPANSION, inner_width
+from .complexity import EXPANSION, check_positive_integers, inner_width
 from .module import GroupedConv2d
 
 Tensors = dict[str, Tensor]
@@ -34,7 +36,7 @@ class Block(nn.Module):
         input (N, in_channels, H, W), output (N, 4 * planes, ceil(H / stride), ceil(W / stride)).
 
     Raises:
-        ValueError: an argument is not positive, or the width of a branch would be zero.
+        ValueError: a number is not a positive integer, or the width of a branch would be zero.
     """
 
     def __init__(
@@ -50,9 +52,7 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         sizes = {"in_channels": in_channels, "planes": planes, "cardinality": cardinality, "base_width": base_width}
-        for name, value in {**sizes, "stride": stride, "dilation": dilation}.items():
-            if value <= 0:
-                raise ValueError(f"expected {name} to be positive, got {value}")
+        check_positive_integers(**sizes, stride=stride, dilation=dilation)
         self.width = inner_width(planes, cardinality, base_width)
         if self.width == 0:
             raise ValueError(f"expected planes * base_width >= 64, got planes={planes} and base_width={base_width}")
@@ -148,7 +148,7 @@ class _BranchedBlock(Block):
                 inner = name.removeprefix("branches.0.")
                 parts = [tensors[f"branches.{i}.{inner}"] for i in range(self.cardinality)]
                 axis = self.joined[inner.split(".")[0]]
-                joined[inner] = torch.cat(parts, axis) if tensor.dim() else tensor  # a counter is the same in all
+                joined[inner] = torch.cat(parts, axis) if tensor.dim() else _common(inner, parts)
         return joined
 
     def from_grouped(self, tensors: Tensors) -> Tensors:
@@ -161,6 +161,15 @@ class _BranchedBlock(Block):
             parts = tensor.chunk(self.cardinality, axis) if tensor.dim() else [tensor] * self.cardinality
             cut.update({f"branches.{i}.{name}": part for i, part in enumerate(parts)})
         return cut
+
+
+def _common(name: str, scalars: list[Tensor]) -> Tensor:
+    """What the branches hold alike, such as the number of batches that their norms have seen."""
+    first = scalars[0]
+    for i, other in enumerate(scalars[1:], start=1):
+        if not first.is_meta and first.item() != other.item():
+            raise ValueError(f"expected {name} to be the same in all branches, got {first} in 0 and {other} in {i}")
+    return first
 
 
 class SummedBlock(_BranchedBlock):
@@ -191,21 +200,58 @@ class ConcatenatedBlock(_BranchedBlock):
 
 
 def convert_block(block: Block, form: type[Block]) -> Block:
-    """The same function as another form: weights, running statistics, device, dtype and mode carried over.
+    """The same function as another form, exactly: only copies, cuts and joins.
+
+    Weights, running statistics, the norms' settings, devices, dtypes, training modes and which parameters are frozen
+    carry over; hooks do not. No random number is drawn.
 
     Args:
-        block: a block in any form.
+        block: a block in any form, with nn.BatchNorm2d or nn.SyncBatchNorm after the convolutions: other norms mix
+            channels, so that a branch's norm is not its part of the whole.
         form: SummedBlock, ConcatenatedBlock or GroupedBlock.
 
     Returns:
-        A new block. The module on the shortcut is shared with the old one.
+        A new block, which shares nothing with the old one; the module on the shortcut is a copy.
 
     Raises:
-        TypeError: `form` is not one of the three.
+        TypeError: `block` is not a block, or `form` is not one of the three.
+        ValueError: the norms are of another class or differ in settings or training mode, or the branches differ in
+            what the new form has once: the number of batches seen, or which parameters are frozen.
     """
+    if not isinstance(block, Block):
+        raise TypeError(f"expected block to be a Block, got {type(block).__name__}")
     if form not in (SummedBlock, ConcatenatedBlock, GroupedBlock):
         raise TypeError(f"expected form to be SummedBlock, ConcatenatedBlock or GroupedBlock, got {form!r}")
-    converted = form(**block.arguments, downsample=block.downsample, norm_layer=block.norm_layer)
-    converted.to(next(block.parameters()))  # device and dtype
-    converted.load_state_dict(converted.from_grouped(block.to_grouped(block.state_dict())))
-    return converted.train(block.training)
+    norm, training = _norm_of(block)
+    with torch.device("meta"):
+        converted = form(**block.arguments, norm_layer=norm).train(block.training)
+    for module in _norms(converted):
+        module.train(training)
+    converted.downsample = copy.deepcopy(block.downsample)
+    state = converted.from_grouped(block.to_grouped(block.state_dict()))
+    converted.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, assign=True)
+    learned = {name: torch.tensor(p.requires_grad, device="cpu") for name, p in block.named_parameters()}
+    for name, flag in converted.from_grouped(block.to_grouped(learned)).items():
+        converted.get_parameter(name).requires_grad_(flag.item())
+    return converted
+
+
+def _norms(block: Block) -> list[nn.Module]:
+    """The norms behind the block's convolutions, without those on the shortcut."""
+    names = [name for name, _ in block.named_modules() if not name.startswith("downsample")]
+    return [block.get_submodule(name) for name in names if name.split(".")[-1] in ("bn1", "bn2", "bn3")]
+
+
+def _norm_of(block: Block) -> tuple[Callable[[int], nn.Module], bool]:
+    """A maker of norms with the settings that all norms of the block have, and their training mode."""
+    found = []
+    for norm in _norms(block):
+        if not isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm)):
+            raise ValueError(f"expected the norms of block to be nn.BatchNorm2d or nn.SyncBatchNorm, got {norm}")
+        settings = {name: getattr(norm, name) for name in ("eps", "momentum", "affine", "track_running_stats")}
+        found.append((type(norm), settings, norm.training))
+    for other in found[1:]:
+        if other != found[0]:
+            raise ValueError(f"expected the norms of block to have the same settings, got {found[0]} and {other}")
+    kind, settings, training = found[0]
+    return partial(kind, **settings), training

@@ -1,12 +1,19 @@
-"""Shapes, parameters and multiply-adds of ResNeXt, in closed form (Xie et al., CVPR 2017, sections 3 and 4)."""
+"""Shapes, parameters and multiply-adds of ResNeXt, in closed form (Xie et al., CVPR 2017, "Model Capacity")."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
+from math import prod, sqrt
 
 EXPANSION = 4  # output channels of a block per plane
 STEM_CHANNELS = 64
+
+
+def check_positive_integers(**values: object) -> None:
+    """Raises ValueError, with its name, for the first value that is not an integer above zero."""
+    for name, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"expected {name} to be a positive integer, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,11 @@ class Architecture:
         base_width: channels per group in the first stage; doubles with every stage.
         stem: "imagenet" (7x7 stride 2, then 3x3 max pooling stride 2) or "cifar" (3x3).
         num_classes: outputs of the classifier.
+        in_channels: channels of the images.
+
+    Raises:
+        ValueError: a number is not a positive integer, there are no stages, the stem is unknown, or a group would
+            have no channels.
     """
 
     depths: tuple[int, ...]
@@ -37,6 +49,20 @@ class Architecture:
     base_width: int = 64
     stem: str = "imagenet"
     num_classes: int = 1000
+    in_channels: int = 3
+
+    def __post_init__(self) -> None:
+        if self.stem not in ("imagenet", "cifar"):
+            raise ValueError(f"expected stem to be 'imagenet' or 'cifar', got {self.stem!r}")
+        if not self.depths:
+            raise ValueError(f"expected depths to have an entry per stage, got {self.depths!r}")
+        check_positive_integers(**{f"depths[{i}]": depth for i, depth in enumerate(self.depths)})
+        check_positive_integers(
+            cardinality=self.cardinality,
+            base_width=self.base_width,
+            num_classes=self.num_classes,
+            in_channels=self.in_channels,
+        )
 
     def stages(self) -> list[Stage]:
         """The stages, first to last."""
@@ -67,7 +93,15 @@ def inner_width(planes: int, cardinality: int, base_width: int) -> int:
 
 
 def block_parameters(cardinality: int, base_width: int, channels: int = 256) -> int:
-    """Weights of a block's three convolutions, C (256 d + 9 d^2 + 256 d) (paper, section 3.2)."""
+    """Weights of a block's three convolutions, C (256 d + 9 d^2 + 256 d) (paper, "Model Capacity").
+
+    Raises:
+        ValueError: cardinality or channels is not a positive integer, or base_width (which may be a fraction, to
+            compare with `matching_base_width`) is not positive.
+    """
+    check_positive_integers(cardinality=cardinality, channels=channels)
+    if base_width <= 0:
+        raise ValueError(f"expected base_width to be positive, got {base_width}")
     return cardinality * (channels * base_width + 9 * base_width**2 + base_width * channels)
 
 
@@ -82,7 +116,11 @@ def matching_base_width(cardinality: int, parameters: int = block_parameters(1, 
     """The d for which a block of this cardinality has this many weights: 9 C d^2 + 2 channels C d = parameters.
 
     The default number of weights is that of ResNet's bottleneck (paper, table 2).
+
+    Raises:
+        ValueError: an argument is not a positive integer.
     """
+    check_positive_integers(cardinality=cardinality, parameters=parameters, channels=channels)
     return (sqrt(channels**2 + 9 * parameters / cardinality) - channels) / 9
 
 
@@ -96,19 +134,29 @@ class Complexity:
     grouped_multiply_adds: int
 
 
-def network_complexity(architecture: Architecture, image_size: int | None = None) -> Complexity:
+def network_complexity(architecture: Architecture, image_size: int | tuple[int, int] | None = None) -> Complexity:
     """Parameters (batch norm and classifier included) and multiply-adds (convolutions and classifier).
 
     Args:
         architecture: the network; `ARCHITECTURES` has the named ones.
-        image_size: height and width of the image in pixels; 224 for an "imagenet" stem, 32 for "cifar" if None.
+        image_size: side, or height and width, of the image in pixels; 224 for an "imagenet" stem, 32 for "cifar" if
+            None.
+
+    Raises:
+        ValueError: a side of the image is not a positive integer.
     """
     imagenet = architecture.stem == "imagenet"
-    size = image_size or (224 if imagenet else 32)
-    stem = STEM_CHANNELS * 3 * (49 if imagenet else 9)
+    if image_size is None:
+        image_size = 224 if imagenet else 32
+    size = tuple(image_size) if isinstance(image_size, (tuple, list)) else (image_size, image_size)
+    if len(size) != 2:
+        raise ValueError(f"expected image_size to be a side or (height, width), got {image_size!r}")
+    for side in size:
+        check_positive_integers(image_size=side)
+    stem = STEM_CHANNELS * architecture.in_channels * (49 if imagenet else 9)
     parameters = stem + 2 * STEM_CHANNELS
     size = _halved(size) if imagenet else size
-    multiply_adds = stem * size**2
+    multiply_adds = stem * prod(size)
     size = _halved(size) if imagenet else size
     grouped_parameters = grouped_multiply_adds = 0
 
@@ -121,16 +169,16 @@ def network_complexity(architecture: Architecture, image_size: int | None = None
         batch_norm = stage.depth * 2 * (2 * stage.width + stage.channels) + 2 * stage.channels
         parameters += reduce + stage.depth * window + expand + shortcut + batch_norm
         # the first block reduces at the size that it receives; its 3x3 has the stride
-        multiply_adds += channels * stage.width * before**2
-        multiply_adds += (reduce - channels * stage.width + stage.depth * window + expand + shortcut) * size**2
+        multiply_adds += channels * stage.width * prod(before)
+        multiply_adds += (reduce - channels * stage.width + stage.depth * window + expand + shortcut) * prod(size)
         if architecture.cardinality > 1:
             grouped_parameters += stage.depth * window
-            grouped_multiply_adds += stage.depth * window * size**2
+            grouped_multiply_adds += stage.depth * window * prod(size)
         channels = stage.channels
     classifier = channels * architecture.num_classes
     parameters += classifier + architecture.num_classes
     return Complexity(parameters, multiply_adds + classifier, grouped_parameters, grouped_multiply_adds)
 
 
-def _halved(size: int) -> int:
-    return (size + 1) // 2
+def _halved(size: tuple[int, int]) -> tuple[int, int]:
+    return (size[0] + 1) // 2, (size[1] + 1) // 2

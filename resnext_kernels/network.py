@@ -25,12 +25,14 @@ class ResNeXt(nn.Module):
         zero_init_residual: start every block as its shortcut (weights of the last norm zero).
         replace_stride_with_dilation: for every stage but the first, whether to dilate instead of striding.
         norm_layer: makes a norm of a number of channels.
+        in_channels: channels of the images.
 
     Shape:
-        input (N, 3, H, W), contiguous or channels_last; output (N, num_classes).
+        input (N, in_channels, H, W), contiguous or channels_last; output (N, num_classes).
 
     Raises:
-        ValueError: unknown stem, no stages, or a replace_stride_with_dilation of the wrong length.
+        ValueError: a number is not a positive integer, unknown stem, no stages, or a
+            replace_stride_with_dilation of the wrong length.
     """
 
     def __init__(
@@ -43,22 +45,19 @@ class ResNeXt(nn.Module):
         zero_init_residual: bool = False,
         replace_stride_with_dilation: Sequence[bool] | None = None,
         norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
-        if stem not in ("imagenet", "cifar"):
-            raise ValueError(f"expected stem to be 'imagenet' or 'cifar', got {stem!r}")
-        if not depths or min(depths) < 1:
-            raise ValueError(f"expected depths to be positive numbers of blocks, got {depths!r}")
+        self.architecture = Architecture(tuple(depths), cardinality, base_width, stem, num_classes, in_channels)
         dilate = [False, *(replace_stride_with_dilation or [False] * (len(depths) - 1))]
         if len(dilate) != len(depths):
             expected = f"expected replace_stride_with_dilation to have {len(depths) - 1} values"
             raise ValueError(f"{expected}, got {replace_stride_with_dilation}")
-        self.architecture = Architecture(tuple(depths), cardinality, base_width, stem, num_classes)
         self.norm_layer = norm_layer
         window = (
             {"kernel_size": 7, "stride": 2, "padding": 3} if stem == "imagenet" else {"kernel_size": 3, "padding": 1}
         )
-        self.conv1 = nn.Conv2d(3, STEM_CHANNELS, **window, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, STEM_CHANNELS, **window, bias=False)
         self.bn1 = norm_layer(STEM_CHANNELS)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if stem == "imagenet" else nn.Identity()
@@ -96,16 +95,16 @@ class ResNeXt(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
+            elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)) and module.weight is not None:
                 nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)
         if zero_init_residual:
             for module in self.modules():
-                if isinstance(module, GroupedBlock):
+                if isinstance(module, GroupedBlock) and module.bn3.weight is not None:
                     nn.init.zeros_(module.bn3.weight)
 
     def forward(self, input: Tensor) -> Tensor:
-        """(N, 3, H, W) to (N, num_classes)."""
+        """(N, in_channels, H, W) to (N, num_classes)."""
         output = self.maxpool(self.relu(self.bn1(self.conv1(input))))
         for name in self.stage_names:
             output = getattr(self, name)(output)

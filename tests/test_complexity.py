@@ -38,7 +38,7 @@ CONSTANT_COMPLEXITY = {
 }
 
 
-def _count(net: nn.Module, image_size: int):
+def _count(net: nn.Module, height: int, width: int):
     """The four totals of an instantiated network, by hooks on every layer."""
     totals = [sum(p.numel() for p in net.parameters()), 0, 0, 0]
 
@@ -53,7 +53,7 @@ def _count(net: nn.Module, image_size: int):
     for module in net.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             module.register_forward_hook(hook)
-    net.eval()(torch.empty(1, 3, image_size, image_size, device="meta"))
+    net.eval()(torch.empty(1, net.conv1.in_channels, height, width, device="meta"))
     return tuple(totals)
 
 
@@ -63,7 +63,7 @@ def test_named_networks(name):
     with torch.device("meta"):
         net = getattr(network, name)()
     formula = network_complexity(ARCHITECTURES[name])
-    assert tuple(vars(formula).values()) == PUBLISHED[name] == _count(net, size)
+    assert tuple(vars(formula).values()) == PUBLISHED[name] == _count(net, size, size)
 
 
 @pytest.mark.parametrize(("depth", "parameters"), [(8, 34_518_948), (16, 68_247_460)])
@@ -71,13 +71,14 @@ def test_cifar_100(depth, parameters):
     assert network_complexity(Architecture((3, 3, 3), depth, 64, "cifar", 100)).parameters == parameters
 
 
-@pytest.mark.parametrize("image_size", [97, 128, 225])
+@pytest.mark.parametrize("image_size", [97, 128, 225, (64, 101)])
 @pytest.mark.parametrize("stem", ["imagenet", "cifar"])
 def test_any_architecture_at_any_size(stem, image_size):
-    architecture = Architecture((1, 2, 1), 8, 14, stem, 7)
+    architecture = Architecture((1, 2, 1), 8, 14, stem, 7, in_channels=2)
     with torch.device("meta"):
         net = network.ResNeXt(**vars(architecture))
-    assert tuple(vars(network_complexity(architecture, image_size)).values()) == _count(net, image_size)
+    size = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    assert tuple(vars(network_complexity(architecture, image_size)).values()) == _count(net, *size)
 
 
 @pytest.mark.parametrize("setting", CONSTANT_COMPLEXITY)
@@ -94,3 +95,19 @@ def test_matching_base_width(cardinality, width):
     exact = matching_base_width(cardinality)
     assert round(exact, 3) == width
     assert block_parameters(cardinality, exact) == pytest.approx(block_parameters(1, 64), rel=1e-12)
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="expected cardinality to be a positive integer, got 0"):
+        matching_base_width(0)
+    with pytest.raises(ValueError, match="expected channels to be a positive integer, got -1"):
+        block_parameters(32, 4, -1)
+    with pytest.raises(ValueError, match="expected base_width to be positive, got 0"):
+        block_parameters(32, 0)
+    for size in (0, (224, 0)):
+        with pytest.raises(ValueError, match="expected image_size to be a positive integer, got 0"):
+            network_complexity(ARCHITECTURES["resnet50"], size)
+    with pytest.raises(ValueError, match=r"expected image_size to be a side or \(height, width\), got \(1, 2, 3\)"):
+        network_complexity(ARCHITECTURES["resnet50"], (1, 2, 3))
+    with pytest.raises(ValueError, match="expected stem to be 'imagenet' or 'cifar', got 'svhn'"):
+        Architecture((1,), stem="svhn")
