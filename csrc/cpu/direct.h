@@ -178,6 +178,13 @@ void prefetch_block(const Maps& maps, int64_t target_row, const VectorPlace& vec
   for (int64_t i = 0; i < targets; ++i) __builtin_prefetch(target + i * maps.target_stride + vector.target_channel, 1);
 }
 
+// Steps of a block: as many as registers hold sums for, and a divisor of the widths of ResNeXt's maps.
+template <class Walk, int group_width>
+constexpr int largest_block = lanes == 16               ? 14 / Walk::step_targets
+                              : Walk::step_targets == 2 ? 5
+                              : group_width == 4        ? 8
+                                                        : 7;
+
 // One row of targets for the vectors [begin, end): blocks as long as registers allow, the last one pushed back to end
 // with the row. `vector_place` tells a vector's VectorPlace.
 template <class Walk, int group_width, class Vectors>
@@ -200,7 +207,7 @@ void sum_row(const Maps& maps, int64_t target_row, int64_t begin, int64_t end, c
     }
     return step + size;
   };
-  constexpr int largest = (lanes == 16 ? 14 : 8) / Walk::step_targets, middle = (largest + 1) / 2;
+  constexpr int largest = largest_block<Walk, group_width>, middle = (largest + 1) / 2;
   for (int64_t step = 0; step < steps;) {
     const int64_t left = steps - step;
     const auto fits = [&](int size) { return steps >= size; };
