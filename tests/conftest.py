@@ -1,6 +1,10 @@
 import pytest
 import torch
 
+# Problems here are small: a team would cost more than it saves, and stalls beside a busy neighbour. Tests of
+# threading set the number themselves.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def _seed():
