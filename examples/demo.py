@@ -23,6 +23,7 @@ import torch
 import torchvision
 from demo_parts import agreement, digits, photographs, picture, timing
 from demo_parts.timing import FORMATS, Layer, Times
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -32,6 +33,7 @@ import resnext_kernels
 from resnext_kernels import GroupedConv2d
 from resnext_kernels.network import resnext50_32x4d
 
+HEADINGS = {"contiguous": "contig-\nuous", "channels_last": "channels\n_last"}  # the whole fits 80 columns
 CLASSES = {"PyTorch": nn.Conv2d, "ours": GroupedConv2d}
 NEEDED_ACCURACY = 0.98
 
@@ -117,14 +119,15 @@ def measure_agreement(
 def show_agreement(console: Console, name: str, rows: list[agreement.Row], flips: dict[str, int], worst: int) -> bool:
     """Prints the worst tensors of one memory format and the verdict; returns whether all agree."""
     table = Table(
-        title=f"Distance from float64, {name}: logits, the photographs' gradient and the {worst} worst gradients"
+        title=f"Distance from float64, {name}: logits, photographs' gradient, {worst} worst gradients",
+        box=box.SIMPLE_HEAD,
     )
     table.add_column("tensor", no_wrap=True)
     for heading in (
-        "PyTorch's error\nper value (rms)",
-        "ours / PyTorch's\n(rms)",
-        "PyTorch's\nlargest error",
-        "ours\nlargest error",
+        "PyTorch's\nerror per\nvalue (rms)",
+        "ours /\nPyTorch's\n(rms)",
+        "PyTorch's\nlargest\nerror",
+        "our\nlargest\nerror",
         "agrees",
     ):
         table.add_column(heading, justify="right")
@@ -150,13 +153,13 @@ def show_agreement(console: Console, name: str, rows: list[agreement.Row], flips
 
 def time_table(title: str, rows: list[tuple[str, str, Times]]) -> Table:
     """Milliseconds of both implementations in both memory formats, and the ratio of the best ones."""
-    table = Table(title=title)
-    table.add_column("what", no_wrap=True)
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    table.add_column("what")
     table.add_column("pass", no_wrap=True)
     for who in ("PyTorch", "ours"):
         for name in FORMATS:
-            table.add_column(f"{who}\n{name}", justify="right")
-    table.add_column("best:\nPyTorch / ours", justify="right")
+            table.add_column(f"{who}\n{HEADINGS[name]}", justify="right")
+    table.add_column("PyTorch\n/ ours,\nbest", justify="right")
     for what, part, times in rows:
         cells = []
         for who in ("PyTorch", "ours"):
@@ -171,17 +174,21 @@ def show_layers(console: Console, measured: list[tuple[Layer, dict[str, Times]]]
     """Prints the per-layer table and what the layers add up to in one network."""
     rows = []
     for layer, parts in measured:
-        what = f"{layer.count} x {layer}, {layer.channels // layer.groups} per group"
-        rows += [(what if part == "forward" else "", part, times) for part, times in parts.items()]
+        lines = (
+            f"{layer.count} x {layer.channels}x{layer.side}x{layer.side}",
+            f"d={layer.width}, stride {layer.stride}",
+        )
+        rows += [(line, part, times) for line, (part, times) in zip(lines, parts.items(), strict=True)]
     images = "1 image" if batch == 1 else f"{batch} images"
-    console.print(time_table(f"Grouped 3x3 layers, {images}, milliseconds (bold: the better memory format)", rows))
+    console.print(time_table(f"Grouped 3x3 layers (d channels per group), {images}, ms (bold: better format)", rows))
+    count = sum(layer.count for layer, _ in measured)
     for part in ("forward", "backward"):
         sums = {
             who: sum(layer.count * parts[part].seconds(who, parts[part].best(who)) for layer, parts in measured)
             for who in CLASSES
         }
         console.print(
-            f"Sum of these {sum(layer.count for layer, _ in measured)} layers, {part}, each in its best format: nn.Conv2d "
+            f"Sum of these {count} layers, {part}, each in its best format: nn.Conv2d "
             f"{1e3 * sums['PyTorch']:.1f} ms, GroupedConv2d {1e3 * sums['ours']:.1f} ms: "
             f"{sums['PyTorch'] / sums['ours']:.2f}x."
         )
@@ -190,7 +197,7 @@ def show_layers(console: Console, measured: list[tuple[Layer, dict[str, Times]]]
 def kernels_line(layer: Layer, batch: int, device: torch.device) -> str:
     """Which kernels of this package run a layer, per pass and memory format."""
     parts = []
-    weight = torch.empty(layer.out_channels, layer.channels // layer.groups, 3, 3, device=device)
+    weight = torch.empty(layer.out_channels, layer.width, 3, 3, device=device)
     for name, memory_format in FORMATS.items():
         input = torch.empty(batch, layer.channels, layer.side, layer.side, device=device)
         input = input.contiguous(memory_format=memory_format)
@@ -202,7 +209,7 @@ def kernels_line(layer: Layer, batch: int, device: torch.device) -> str:
 
 def show_digits(console: Console, histories: dict[str, digits.History], held_out: int) -> bool:
     """Prints the two trainings side by side and the verdict; returns whether ours reads enough digits."""
-    table = Table(title="Handwritten digits, small ResNeXt of 3 blocks with 8 groups, trained twice from one seed")
+    table = Table(title="Handwritten digits: a ResNeXt of 3 blocks, trained twice from one seed", box=box.SIMPLE_HEAD)
     table.add_column("epoch", justify="right")
     for column in ("loss, nn.Conv2d", "loss, GroupedConv2d", "held out, nn.Conv2d", "held out, GroupedConv2d"):
         table.add_column(column, justify="right")
@@ -268,7 +275,7 @@ def measure_times(
     with progress(console, "Timing whole networks", 1) as advance:
         whole = timing.time_networks(models, photos, labels, size.network_rounds, wait)
         advance()
-    rows = [("ResNeXt-50" if part == "inference" else "", part, times) for part, times in whole.items()]
+    rows = [("network" if part == "inference" else "", part, times) for part, times in whole.items()]
     console.print(time_table(f"Whole network, {len(photos)} photographs, milliseconds", rows))
     console.print((limit_line(measured, whole["inference"]) if size.layers is None else "") + "\n")
     return measured, whole
@@ -305,7 +312,7 @@ def main(arguments: list[str] | None = None) -> int:
     size = SHORT if options.short else FULL
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     start = time.monotonic()
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32 here
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32 here
     device, where = choose_device()
     if device.type == "cpu":
         where += f", with {choose_threads(options.threads)}"

@@ -119,8 +119,10 @@ class Layer:
     side: int
     count: int = field(compare=False)
 
-    def __str__(self) -> str:
-        return f"{self.channels}x{self.side}x{self.side}" + (f", stride {self.stride}" if self.stride > 1 else "")
+    @property
+    def width(self) -> int:
+        """Channels per group."""
+        return self.channels // self.groups
 
     def conv(self, conv_class: type[nn.Conv2d]) -> nn.Conv2d:
         """A convolution of this shape."""
