@@ -35,6 +35,7 @@ struct Maps {
   int64_t source_rows, source_columns, target_rows, target_columns;
   int64_t source_stride, target_stride;  // from pixel to pixel; rows follow one another
   bool prefetch;                         // the maps come from memory, not from cache
+  bool stream;                           // the target is aligned, and too large to be worth a place in cache
 };
 
 // Stride 1: source pixel i of a block feeds targets i - 2, i - 1 and i by its taps s = 2, 1, 0. The gradient of stride
@@ -146,7 +147,7 @@ struct VectorPlace {
 // Computes `steps` steps of one row of targets, for one vector of channels.
 template <class Walk, int group_width, int steps>
 [[gnu::noinline]] void sum_block(const TapRows& taps, int64_t pixel_stride, const VectorPlace& vector, BlockPlace place,
-                                 float* target, int64_t target_stride, int64_t targets_inside) {
+                                 float* target, int64_t target_stride, int64_t targets_inside, bool stream) {
   constexpr int targets = steps * Walk::step_targets;
   Vec sums[targets];
   unroll<targets>([&](auto i) RESNEXT_INLINE { sums[i] = vector.start; });
@@ -160,7 +161,7 @@ template <class Walk, int group_width, int steps>
   }
   target += vector.target_channel;
   unroll<targets>([&](auto i) RESNEXT_INLINE {
-    if (i < targets_inside) store(target, sums[i]);
+    if (i < targets_inside) stream ? store_past_cache(target, sums[i]) : store(target, sums[i]);
     target = opaque(target + target_stride);
   });
 }
@@ -175,6 +176,7 @@ void prefetch_block(const Maps& maps, int64_t target_row, const VectorPlace& vec
         maps.source + (row * maps.source_columns + first_source) * maps.source_stride + vector.source_channel;
     for (int64_t i = 0; i < sources; ++i, pixel += maps.source_stride) __builtin_prefetch(pixel, 0, 2);
   }
+  if (maps.stream) return;
   for (int64_t i = 0; i < targets; ++i) __builtin_prefetch(target + i * maps.target_stride + vector.target_channel, 1);
 }
 
@@ -203,7 +205,7 @@ void sum_row(const Maps& maps, int64_t target_row, int64_t begin, int64_t end, c
         prefetch_block<Walk>(maps, target_row, vector, first_source, Walk::sources(size), block_target,
                              size * Walk::step_targets);
       sum_block<Walk, group_width, size>(taps, maps.source_stride, vector, place, block_target, maps.target_stride,
-                                         maps.target_columns - column);
+                                         maps.target_columns - column, maps.stream);
     }
     return step + size;
   };

@@ -29,6 +29,14 @@ inline bool comes_from_memory(const ConvShape& shape) {
   return shape.n * shape.c * (shape.h * shape.w + shape.p() * shape.q()) * int64_t(sizeof(float)) > cached_bytes;
 }
 
+// Stores that pass the caches by save reading the target, but leave nothing for the next layer to find there: only for
+// targets that would push each other out anyway.
+inline bool worth_streaming(const Sum& sum) {
+  constexpr int64_t cached_bytes = 8 << 20;
+  const int64_t bytes = sum.images * sum.channels * sum.target_pixels() * int64_t(sizeof(float));
+  return lanes == 16 && bytes > cached_bytes && reinterpret_cast<uintptr_t>(sum.maps.target) % sizeof(Vec) == 0;
+}
+
 // The part of [0, count) that falls to the calling thread of a team.
 struct Share {
   int64_t begin, end;
@@ -57,9 +65,11 @@ void sum_nhwc(const Sum& sum, const float* packed) {
   const int64_t vectors = sum.channels / lanes, blocks = (vectors + block_vectors - 1) / block_vectors;
   const int64_t rows = sum.maps.target_rows;
   const Share share = thread_share(sum.images * blocks * rows);
+  const bool stream = worth_streaming(sum);
   for (int64_t unit = share.begin; unit < share.end; ++unit) {
     const int64_t row = unit % rows, block = unit / rows % blocks, image = unit / rows / blocks;
     Maps maps = sum.maps;
+    maps.stream = stream;
     maps.source += image * sum.source_pixels() * sum.channels;
     maps.target += image * sum.target_pixels() * sum.channels;
     const int64_t end = std::min((block + 1) * block_vectors, vectors);
@@ -69,6 +79,7 @@ void sum_nhwc(const Sum& sum, const float* packed) {
     };
     sum_row<Walk, group_width>(maps, row, block * block_vectors, end, vector_place);
   }
+  if (stream) _mm_sfence();  // the caller's other threads must see what was streamed
 }
 
 // One unit is one image's channels of one group, or of as many groups as fill a vector.
@@ -154,7 +165,8 @@ void run_fprop(const FpropArgs& args) {
                   shape.q(),
                   shape.c,
                   shape.c,
-                  comes_from_memory(shape)};
+                  comes_from_memory(shape),
+                  false};
   const Sum sum{shape.n, shape.c, maps, args.problem.layout, args.weight, args.launch};
   const int64_t scratch = sum_scratch<group_width>(args.problem);
   if (shape.stride_h == 1)
@@ -175,7 +187,8 @@ void run_dgrad(const DgradArgs& args) {
                   shape.w,
                   shape.c,
                   shape.c,
-                  comes_from_memory(shape)};
+                  comes_from_memory(shape),
+                  false};
   const Sum sum{shape.n, shape.c, maps, args.problem.layout, args.weight, args.launch};
   const int64_t scratch = sum_scratch<group_width>(args.problem);
   if (shape.stride_h == 1)

@@ -38,6 +38,15 @@ template <int count, class Body>
 
 [[gnu::always_inline]] inline void store(float* to, Vec value) { *reinterpret_cast<UnalignedVec*>(to) = value; }
 
+// Stores a whole cache line without reading it first. Aligned; only for vectors that are a cache line.
+[[gnu::always_inline]] inline void store_past_cache(float* to, Vec value) {
+#ifdef __AVX512F__
+  _mm512_stream_ps(to, value);
+#else
+  store(to, value);
+#endif
+}
+
 [[gnu::always_inline]] inline Vec splat(float value) { return value - Vec{}; }
 
 #ifdef __AVX512F__
