@@ -142,7 +142,10 @@ WgradPlan wgrad_plan(const ConvShape& shape) {
   const int64_t stride = shape.stride_h, outputs = shape.q();
   WgradPlan plan{};
   const int64_t row_floats = stride * shape.w * width + outputs * lanes;
-  plan.tile_rows = std::clamp<int64_t>(tile_floats / row_floats, 1, shape.p());
+  const int64_t rows_that_fit = std::clamp<int64_t>(tile_floats / row_floats, 1, shape.p());
+  int64_t tiles = (shape.p() + rows_that_fit - 1) / rows_that_fit;
+  if (tiles > 1) tiles += tiles % 2;  // an even number of equal tiles shares out well
+  plan.tile_rows = (shape.p() + tiles - 1) / tiles;
   plan.tiles_per_image = (shape.p() + plan.tile_rows - 1) / plan.tile_rows;
   plan.tiles = shape.n * plan.tiles_per_image;
   plan.units = shape.c / width;
