@@ -8,6 +8,8 @@ namespace resnext {
 
 enum class DType : uint8_t { f64, f32, f16, bf16 };
 
+constexpr int64_t bytes_of(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
+
 // Memory order of the two activation tensors of a problem (input and output, or their gradients); both
 // are dense. NHWC is PyTorch's channels_last.
 enum class Layout : uint8_t { nchw, nhwc };

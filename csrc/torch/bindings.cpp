@@ -1,3 +1,5 @@
+#include <sys/mman.h>
+
 #include <algorithm>
 
 #include "operator.h"
@@ -19,6 +21,16 @@ struct Cpu {
   static const auto& table(const FpropArgs*) { return cpu::fprop_table(); }
   static const auto& table(const DgradArgs*) { return cpu::dgrad_table(); }
   static const auto& table(const WgradArgs*) { return cpu::wgrad_table(); }
+
+  // A large output is fresh memory in most calls: glibc returns blocks over 32 MB to the system when they are freed.
+  // In huge pages its first touch costs one fault for each 2 MB instead of one for each 4 KB.
+  static void prepare(const Tensor& output) {
+    constexpr uintptr_t huge_page = 2 << 20;
+    const auto begin = reinterpret_cast<uintptr_t>(output.mutable_data_ptr());
+    const uintptr_t end = begin + output.numel() * bytes_of(dtype_of(output.scalar_type(), "output"));
+    const uintptr_t first = (begin + huge_page - 1) / huge_page * huge_page, last = end / huge_page * huge_page;
+    if (last >= first + 2 * huge_page) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+  }
 
   template <class Args>
   static void launch(const KernelEntry<Args>& entry, Args& args, const Tensor& like) {

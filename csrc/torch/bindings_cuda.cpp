@@ -11,6 +11,8 @@ struct Cuda {
   static const auto& table(const DgradArgs*) { return cuda::dgrad_table(); }
   static const auto& table(const WgradArgs*) { return cuda::wgrad_table(); }
 
+  static void prepare(const Tensor&) {}
+
   template <class Args>
   static void launch(const KernelEntry<Args>& entry, Args& args, const Tensor& like) {
     const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());

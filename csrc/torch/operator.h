@@ -14,6 +14,7 @@
 // selection. Both libraries include this file; what differs between devices is a `Device` policy:
 //   static constexpr DeviceType type;
 //   static table(const Args*) -> the device's kernel table for that pass
+//   static prepare(const Tensor& output) -> whatever helps before the output is first written
 //   static launch(const KernelEntry<Args>&, Args&, const Tensor& like) -> workspace, stream or threads, and go
 namespace resnext::binding {
 
@@ -77,6 +78,7 @@ Tensor grouped_conv2d(const Tensor& input, const Tensor& weight, const std::opti
   const Problem problem{shape, dtype_of(input.scalar_type(), "input"), layout};
   Tensor output = new_output(input, {shape.n, shape.k, shape.p(), shape.q()}, layout);
   if (output.numel() == 0) return output;
+  Device::prepare(output);
 
   const Tensor x = dense(input, layout);
   const Tensor b = bias ? torch::stable::contiguous(*bias) : x;  // keeps the bias alive; x only stands in for none
@@ -105,6 +107,7 @@ Tensor grouped_conv2d_grad_input(const Tensor& grad_output, const Tensor& weight
   const Problem problem{shape, dtype_of(grad_output.scalar_type(), "grad_output"), layout};
   Tensor grad_input = new_output(grad_output, input_size, layout);
   if (grad_input.numel() == 0) return grad_input;
+  Device::prepare(grad_input);
 
   const Tensor dy = dense(grad_output, layout);
   run<Device>(DgradArgs{problem,
