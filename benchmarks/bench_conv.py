@@ -30,6 +30,7 @@ LAYOUTS = {"NHWC": torch.channels_last, "NCHW": torch.contiguous_format}
 OPS = torch.ops.resnext_kernels
 NETWORKS = ("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d")
 SHARE_OF_WALL_TIME = 0.94
+FEWEST_CALLS = 5
 
 
 def rivals(problem: problems.Problem, op: str, layout: str, dtype: torch.dtype) -> tuple[Callable, Callable, str]:
@@ -61,7 +62,7 @@ def interleave(calls: tuple[Callable, ...], threads: int, seconds: float) -> tup
     for call in calls:
         call()
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or min(map(len, times)) < 5:
+    while time.perf_counter() < end or min(map(len, times)) < FEWEST_CALLS:
         for samples, call in zip(times, calls, strict=True):
             cpu, wall = time.process_time(), time.perf_counter()
             call()
@@ -100,7 +101,7 @@ def measure(arguments: argparse.Namespace, progress: Progress):
                         "calls": min(map(len, times)),
                         "kernel": kernel,
                     }
-                    if row["calls"] >= 2:
+                    if row["calls"] >= FEWEST_CALLS:
                         middle = [median(samples) for samples in times]
                         row["torch_ms"], row["ours_ms"] = (1e3 * seconds for seconds in middle)
                         row["ratio"] = middle[0] / middle[1]
