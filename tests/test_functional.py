@@ -162,6 +162,7 @@ BAD = {
     "same with stride": {"padding": "same", "stride": 2},
     "integer": {"input": torch.ones(1, 8, 5, 5, dtype=torch.bool), "weight": torch.ones(8, 2, 3, 3, dtype=torch.bool)},
     "sparse": {"input": torch.randn(1, 8, 5, 5).to_sparse()},
+    "quantised": {"input": torch.quantize_per_tensor(torch.randn(1, 8, 5, 5), 0.1, 0, torch.quint8)},
     "None": {"input": None},
     "meta and cpu": {"input": torch.randn(1, 8, 5, 5, device="meta"), "weight": torch.randn(8, 6, 3, 3)},
 }
