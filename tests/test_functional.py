@@ -362,15 +362,20 @@ def test_torch_function_mode_sees_our_function():
 
 
 def test_device_without_kernels_gets_one_sentence():
-    """Dispatched by hand to backends that this machine need not have."""
-    op = torch.ops.resnext_kernels.grouped_conv2d.default
-    args = torch.randn(1, 4, 5, 5), torch.randn(4, 2, 3, 3), None, [1, 1], [1, 1], [1, 1], 2
+    """CPU tensors dispatched by hand to the CUDA kernels: an error, with or without those, and never a launch."""
     from resnext_kernels._ops import why_no_cuda
 
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
-    expected = "has no kernel for tensors on" if why_no_cuda else "resnext_kernels has no kernel for CUDA yet"
-    with pytest.raises((NotImplementedError, RuntimeError), match=expected):
-        op.redispatch(keys, *args)
+    x, weight, rest = torch.randn(1, 4, 5, 5), torch.randn(4, 2, 3, 3), ([1, 1], [1, 1], [1, 1], 2)
+    for name, first, *args in (
+        ("grouped_conv2d", "input", x, weight, None, *rest),
+        ("grouped_conv2d_grad_input", "grad_output", x, weight, [5, 5], *rest),
+        ("grouped_conv2d_grad_weight", "grad_output", x, x, [3, 3], *rest),
+    ):
+        op = getattr(torch.ops.resnext_kernels, name).default
+        expected = "has no kernel for tensors on" if why_no_cuda else f"expected {first} on a CUDA device, got cpu"
+        with pytest.raises((NotImplementedError, RuntimeError), match=expected):
+            op.redispatch(keys, *args)
 
 
 def test_tensors_on_several_devices_are_refused():

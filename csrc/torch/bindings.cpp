@@ -18,6 +18,7 @@ int team_size(const ConvShape& shape) {
 
 struct Cpu {
   static constexpr const char* name = "CPU";
+  static bool has(const Tensor& tensor) { return tensor.is_cpu(); }
   static const auto& table(const FpropArgs*) { return cpu::fprop_table(); }
   static const auto& table(const DgradArgs*) { return cpu::dgrad_table(); }
   static const auto& table(const WgradArgs*) { return cpu::wgrad_table(); }

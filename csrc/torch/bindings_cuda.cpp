@@ -7,6 +7,7 @@ namespace {
 
 struct Cuda {
   static constexpr const char* name = "CUDA";
+  static bool has(const Tensor& tensor) { return tensor.is_cuda(); }
   static const auto& table(const FpropArgs*) { return cuda::fprop_table(); }
   static const auto& table(const DgradArgs*) { return cuda::dgrad_table(); }
   static const auto& table(const WgradArgs*) { return cuda::wgrad_table(); }

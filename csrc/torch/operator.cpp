@@ -92,6 +92,10 @@ void check_size(const Tensor& tensor, const char* argument, const Ints& expected
                   text(sizes(tensor)));
 }
 
+std::string device_name(const Tensor& tensor) {
+  return tensor.is_cpu() ? "cpu" : tensor.is_cuda() ? "cuda" : "another kind of device";
+}
+
 Tensor dense(const Tensor& tensor, Layout layout) {
   return torch::stable::contiguous(tensor,
                                    layout == Layout::nhwc ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);

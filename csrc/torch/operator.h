@@ -12,7 +12,8 @@
 
 // From tensors to kernels: argument checks (in PyTorch's words where it has them), output allocation, kernel
 // selection. Both libraries include this file; what differs between devices is a `Device` policy:
-//   static constexpr DeviceType type;
+//   static constexpr const char* name
+//   static has(const Tensor&) -> whether the tensor is on such a device
 //   static table(const Args*) -> the device's kernel table for that pass
 //   static prepare(const Tensor& output) -> whatever helps before the output is first written
 //   static launch(const KernelEntry<Args>&, Args&, const Tensor& like) -> workspace, stream or threads, and go
@@ -40,6 +41,7 @@ ConvShape checked_shape(const Ints& input, const Ints& weight, const Geometry& g
 void check_operand(const Tensor& tensor, const char* argument, const Tensor& first, const char* first_argument);
 void check_size(const Tensor& tensor, const char* argument, const Ints& expected);
 void check_pair(const Ints& values, const char* argument);
+std::string device_name(const Tensor& tensor);
 
 Tensor dense(const Tensor& tensor, Layout layout);
 Tensor new_output(const Tensor& like, const Ints& size, Layout layout);
@@ -58,14 +60,21 @@ void run(Args args, const std::string& kernel_name, const Tensor& like) {
   const auto& table = Device::table(&args);
   std::string error;
   const auto* entry = select(table, args.problem, kernel_name, error);
-  STD_TORCH_CHECK(!table.empty(), "resnext_kernels has no kernel for ", Device::name, " yet");
   STD_TORCH_CHECK(entry, error);
   Device::launch(*entry, args, like);
+}
+
+// A kernel must never see a pointer of another device, however the operator was reached.
+template <class Device>
+void check_device(const Tensor& tensor, const char* argument) {
+  STD_TORCH_CHECK(Device::has(tensor), "expected ", argument, " on a ", Device::name, " device, got ",
+                  device_name(tensor));
 }
 
 template <class Device>
 Tensor grouped_conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, const Ints& stride,
                       const Ints& padding, const Ints& dilation, int64_t groups, const std::string& kernel_name) {
+  check_device<Device>(input, "input");
   const ConvShape shape = checked_shape(sizes(input), sizes(weight), {stride, padding, dilation, groups});
   check_operand(weight, "weight", input, "input");
   if (bias) {
@@ -96,6 +105,7 @@ template <class Device>
 Tensor grouped_conv2d_grad_input(const Tensor& grad_output, const Tensor& weight, const Ints& input_hw,
                                  const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups,
                                  const std::string& kernel_name) {
+  check_device<Device>(grad_output, "grad_output");
   check_pair(input_hw, "input_hw");
   STD_TORCH_CHECK(grad_output.dim() == 4 && weight.dim() == 4, "expected 4-dimensional grad_output and weight, got ",
                   text(sizes(grad_output)), " and ", text(sizes(weight)));
@@ -123,6 +133,7 @@ template <class Device>
 Tensor grouped_conv2d_grad_weight(const Tensor& grad_output, const Tensor& input, const Ints& kernel_hw,
                                   const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups,
                                   const std::string& kernel_name) {
+  check_device<Device>(grad_output, "grad_output");
   check_pair(kernel_hw, "kernel_hw");
   STD_TORCH_CHECK(grad_output.dim() == 4 && input.dim() == 4, "expected 4-dimensional grad_output and input, got ",
                   text(sizes(grad_output)), " and ", text(sizes(input)));
