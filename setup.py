@@ -41,7 +41,7 @@ def find_toolkit() -> tuple[Path | None, str]:
 switch = os.environ.get("RESNEXT_KERNELS_CUDA", "auto")
 if switch not in ("auto", "0", "1"):
     sys.exit(f"resnext_kernels: expected RESNEXT_KERNELS_CUDA to be auto, 0 or 1, got {switch!r}")
-cuda_home, reason = (None, "RESNEXT_KERNELS_CUDA=0") if switch == "0" else find_toolkit()
+cuda_home, reason = find_toolkit() if switch != "0" else (None, "RESNEXT_KERNELS_CUDA=0")
 if switch == "1" and not cuda_home:
     sys.exit(f"resnext_kernels: RESNEXT_KERNELS_CUDA=1, but the CUDA library cannot be built: {reason}")
 print(f"resnext_kernels: CUDA library {f'with {cuda_home}' if cuda_home else f'left out: {reason}'}")
@@ -55,11 +55,9 @@ CXX = ["-O3", "-g0", "-std=c++20", "-fopenmp", "-fvisibility=hidden", f"-ffile-p
 TESTING = os.environ.get("RESNEXT_KERNELS_TESTING") == "1"
 CXX += ["-Wall", "-Werror"] if TESTING else []
 TORCH = {"cxx": [*CXX, "-DTORCH_TARGET_VERSION=0x020b000000000000"], "nvcc": ["-O3", "-Werror=all-warnings"]}
-AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
-headers = glob("csrc/**/*.h", recursive=True)
+headers = [file for kind in ("h", "cu") for file in glob(f"csrc/**/*.{kind}", recursive=True)]
 common = {"include_dirs": [f"{ROOT}/csrc"], "extra_link_args": ["-fopenmp"], "depends": headers}
 library = {"py_limited_api": True, "extra_compile_args": TORCH, **common}
-
 extensions = [CppExtension("resnext_kernels._C", ["csrc/torch/operator.cpp", "csrc/torch/bindings.cpp"], **library)]
 if cuda_home:
     sources = ["csrc/torch/operator.cpp", "csrc/torch/bindings_cuda.cpp", *glob("csrc/cuda/*.c*")]
@@ -68,10 +66,15 @@ if TESTING:
     flags = [*CXX, f"-I{__import__('pybind11').get_include()}"]
     sources = ["csrc/testing/cpu_kernels.cpp"]
     extensions += [Extension("resnext_kernels._testing_cpu", sources, extra_compile_args=flags, **common)]
+    # The CUDA kernels by g++, for the emulated device of csrc/simt, where the sanitizers' calls end too.
+    emulated = ["-fno-strict-aliasing", "-fsanitize=alignment,bounds", "-fvisibility=default", "-Wno-unknown-pragmas"]
+    sources = ["csrc/testing/cuda_emulated.cpp", *glob("csrc/simt/**/*.cpp", recursive=True)]
+    extensions += [Extension("resnext_kernels._testing_cuda", sources, extra_compile_args=flags + emulated, **common)]
 cpu_libraries = []  # static, without torch, one per instruction set; a file's name ends in the set it is compiled for
-for isa, flags in {"": [], "_avx2": ["-mavx2", "-mfma"], "_avx512": AVX512}.items():
+avx512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
+for isa, flags in {"": [], "_avx2": ["-mavx2", "-mfma"], "_avx512": avx512}.items():
     sources = [source for source in glob(f"csrc/cpu/*{isa}.cpp") if isa or "_avx" not in source]
     build = {"sources": sources, "include_dirs": ["csrc"], "cflags": [*CXX, "-Wextra", *flags]}
     cpu_libraries += [(f"resnext_cpu{isa}", {**build, "obj_deps": {"": headers}})]
-options = {"bdist_wheel": {"py_limited_api": "cp310"}}
-setup(ext_modules=extensions, libraries=cpu_libraries, cmdclass={"build_ext": BuildExtension}, options=options)
+command, options = {"build_ext": BuildExtension}, {"bdist_wheel": {"py_limited_api": "cp310"}}
+setup(ext_modules=extensions, libraries=cpu_libraries, cmdclass=command, options=options)

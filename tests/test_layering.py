@@ -37,8 +37,9 @@ def test_there_is_something_to_check():
         (r'#\s*include\s*[<"](torch|ATen|c10|Python\.h)', r"csrc/torch/"),
         (r'#\s*include\s*[<"](ATen|c10|torch/all|torch/extension|torch/library)', r"(?!)"),  # stable ABI only
         (r'#\s*include\s*[<"]pybind11', r"csrc/testing/"),
-        (r"\basm\b", r"csrc/(cuda/ptx\.h|cpu/simd\.h|simt/)"),
-        (r"<<<", r"csrc/cuda/launch\.h"),
+        (r"\basm\b", r"csrc/(cuda/ptx\.h|cpu/simd\.h|simt/scheduler\.cpp)"),
+        (r"<<<|cudaLaunchKernel", r"csrc/(cuda/launch\.h|simt/simt\.h)"),
+        (r"__shared__", r"csrc/cuda/device\.h"),  # kernels call dynamic_smem<Smem>()
         (r"\bgetenv\b", r"(?!)"),
         (r"march=native|ffast-math", r"(?!)"),
     ],
@@ -56,7 +57,14 @@ def test_cpu_and_cuda_never_include_each_other():
 
 def test_only_device_h_asks_which_compiler_it_is():
     cuda = [path for path in CSRC if "csrc/cuda/" in _relative(path)]
-    assert _matches(cuda, r"__CUDACC__|__CUDA_ARCH__", r"csrc/cuda/device\.h") == []
+    assert _matches(cuda, r"^\s*#\s*(if|el|define)|__CUDACC__|__CUDA_ARCH__", r"csrc/cuda/device\.h") == []
+
+
+def test_the_emulation_compiles_every_cuda_source():
+    sources = {_relative(p) for p in CSRC if _relative(p).startswith("csrc/cuda/") and p.suffix in {".cu", ".cpp"}}
+    sources |= {_relative(path) for path in CSRC if path.suffix == ".cu"}
+    units = [path.read_text() for path in (ROOT / "csrc/simt/units").iterdir()]
+    assert sorted(units) == sorted(f'#include "{source.removeprefix("csrc/")}"\n' for source in sources)
 
 
 # Modules of the package, lowest first: each imports only those before it.

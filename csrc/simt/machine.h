@@ -1,0 +1,97 @@
+#pragma once
+// The emulation's own state: the threads of the block that is running, and who runs.
+#include <signal.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "simt/fiber.h"
+#include "simt/memory.h"
+#include "simt/simt.h"
+
+namespace resnext::simt {
+
+constexpr int warp_size = 32;
+
+enum class State : uint8_t { ready, at_barrier, at_collective, returned };
+
+struct Copy {
+  void* shared;
+  const void* global;
+  int bytes, valid_bytes;
+};
+
+struct Thread {
+  void* stack;
+  State state;
+  uint3 index;
+  const char* call;  // what it waits in, and where; for a collective also the lanes, their operands and what to do
+  Site site;
+  unsigned mask;
+  void* operands;
+  Apply apply;
+  std::vector<Copy> open;                    // copies not yet committed
+  std::vector<std::vector<Copy>> committed;  // groups of copies, oldest first
+};
+
+struct Machine {
+  Stacks stacks;
+  std::vector<Thread> threads{Stacks::count};
+  size_t count = 0;  // threads of the block
+  Thread* running = nullptr;
+  void* scheduler = nullptr;  // the scheduler's stack while a thread runs
+  bool failed = false;
+  std::string failure;
+  const Grid* grid = nullptr;
+  const std::function<void()>* body = nullptr;
+  std::optional<GuardedMemory> shared;
+  uint64_t random_state = 0;
+
+  unsigned random() {  // splitmix64
+    uint64_t z = (random_state += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return static_cast<unsigned>((z ^ (z >> 31)) >> 16);
+  }
+};
+
+Machine& machine();
+
+// Back to the scheduler, from a thread that waits, has returned or has failed.
+void switch_to_scheduler();
+
+// Throws the Error of a thread (or, with null, of the block); only on the scheduler's stack.
+[[noreturn]] void raise(const Thread* thread, const std::string& what);
+
+template <class Index>
+std::string text(const Index& i) {
+  return "(" + std::to_string(i.x) + ", " + std::to_string(i.y) + ", " + std::to_string(i.z) + ")";
+}
+
+void on_fault(int signal, siginfo_t* info, void* context);
+
+// Turns faults into errors while a launch is running.
+class FaultHandlers {
+ public:
+  FaultHandlers() : stack_(64 * 1024) {
+    const stack_t own{stack_.data(), 0, stack_.size()};
+    sigaltstack(&own, &old_stack_);
+    struct sigaction action{};
+    action.sa_sigaction = on_fault;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;  // the handler does not return: it switches stacks
+    for (int i = 0; i < 4; ++i) sigaction(signals[i], &action, &old_actions_[i]);
+  }
+  ~FaultHandlers() {
+    for (int i = 0; i < 4; ++i) sigaction(signals[i], &old_actions_[i], nullptr);
+    sigaltstack(&old_stack_, nullptr);
+  }
+
+ private:
+  static constexpr int signals[4] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
+  std::vector<char> stack_;
+  stack_t old_stack_;
+  struct sigaction old_actions_[4];
+};
+
+}  // namespace resnext::simt

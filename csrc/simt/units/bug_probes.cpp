@@ -1,0 +1,1 @@
+#include "testing/bug_probes.cu"

@@ -1,0 +1,1 @@
+#include "testing/wrapper_probes.cu"

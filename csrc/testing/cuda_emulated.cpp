@@ -1,0 +1,87 @@
+// Test-only module: every entry of the CUDA kernel tables, run by the emulation of csrc/simt; see table_module.h.
+// Kernels get copies of the arrays between inaccessible pages, inputs write-protected, and results are copied back.
+#include <cstring>
+#include <deque>
+
+#include "simt/memory.h"
+#include "simt/simt.h"
+#include "simt_probes.h"
+#include "table_module.h"
+
+namespace resnext::testing {
+namespace {
+
+struct Cuda {
+  static const auto& table(const FpropArgs*) { return cuda::fprop_table(); }
+  static const auto& table(const DgradArgs*) { return cuda::dgrad_table(); }
+  static const auto& table(const WgradArgs*) { return cuda::wgrad_table(); }
+  static constexpr const char* number = "seed";  // of the schedule; an even one puts arrays flush with a page's start
+
+  class Session {
+   public:
+    using DeviceType = Cuda;
+
+    explicit Session(int seed)
+        : stream_{static_cast<uint64_t>(seed)},
+          flush_(seed % 2 ? simt::GuardedMemory::Flush::end : simt::GuardedMemory::Flush::start) {}
+
+    void* array(const char* what, void* host, size_t bytes, bool written) {
+      auto& [memory, original] = arrays_.emplace_back(what, bytes, flush_, written ? host : nullptr);
+      std::memcpy(memory.data(), host, bytes);
+      if (!written) memory.make_read_only();
+      return memory.data();
+    }
+
+    template <class Args>
+    void launch(const KernelEntry<Args>& entry, Args& args) {
+      simt::GuardedMemory workspace("workspace", entry.workspace_bytes(args.problem, 0), 64, flush_);
+      args.launch = {workspace.data(), 0, &stream_};
+      entry.launch(args);
+      finish();
+      if (!workspace.intact()) throw std::runtime_error("the kernel wrote outside its workspace");
+    }
+
+    // Copies what was written back and checks that nothing beside it was.
+    void finish() {
+      for (auto& [memory, original] : arrays_) {
+        if (!memory.intact()) throw std::runtime_error("the kernel wrote outside an array");
+        if (original) std::memcpy(original, memory.data(), memory.bytes());
+      }
+    }
+
+    simt::Stream* stream() { return &stream_; }
+
+   private:
+    struct Array {
+      Array(const char* what, size_t bytes, simt::GuardedMemory::Flush flush, void* original)
+          : memory(what, bytes, 16, flush), original(original) {}
+      simt::GuardedMemory memory;
+      void* original;  // where to copy it back, or null
+    };
+    simt::Stream stream_;
+    simt::GuardedMemory::Flush flush_;
+    std::deque<Array> arrays_;
+  };
+};
+
+// Runs a probe (simt_probes.h) on an input and an output array, both flat.
+void run_probe(const std::string& name, py::array input, py::array output, int seed) {
+  require(input.ndim() == 1 && output.ndim() == 1 && output.writeable(), "expected flat arrays");
+  Cuda::Session session(seed);
+  const void* in = session.array("input", const_cast<void*>(input.data()), input.nbytes(), false);
+  void* out = session.array("output", output.mutable_data(), output.nbytes(), true);
+  require(launch_probe(name, in, out, input.size(), session.stream()), "there is no probe '", name, "'");
+  session.finish();
+}
+
+}  // namespace
+}  // namespace resnext::testing
+
+PYBIND11_MODULE(_testing_cuda, module) {
+  using namespace pybind11::literals;
+  module.doc() =
+      "The CUDA kernel tables, emulated, on flat numpy arrays, for tests. bf16 is passed as uint16 bit patterns.";
+  resnext::testing::define<resnext::testing::Cuda>(module);
+  module.def("probe", &resnext::testing::run_probe, "name"_a, "input"_a, "output"_a, "seed"_a = 1,
+             "Run a small kernel that tests the emulation itself.");
+}
