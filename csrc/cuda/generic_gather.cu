@@ -1,0 +1,258 @@
+// Generic fprop and dgrad: both sum, for each element of their result, over the taps and the other side's channels.
+//
+//   fprop  output[n,k,p,q]     = bias[k] + sum over r,s,c of input[n,c,h,w]       * weight[k,c,r,s]
+//   dgrad  grad_input[n,c,h,w] =           sum over r,s,k of grad_output[n,k,p,q] * weight[k,c,r,s]
+//
+// with h = p * stride - pad + r * dilation, w likewise, k and c of one group. Below, "result" and "source" are the
+// tensor written and the one read, so one kernel does both passes; they differ in how positions map (Pass::source).
+//
+// A thread owns four elements of the result, placed so that it uses each value it loads from the operand that is
+// costlier to load four times, and so that consecutive threads write consecutive addresses:
+//
+//   NCHW: 4 channels of a group x 1 pixel;  threads run along the pixels of a map
+//   NHWC: 1 channel x 4 columns of a row;   threads run along the channels
+//
+// Padding is skipped, not multiplied by zero: an infinite weight never meets it. No shared memory, no barriers; sums
+// in float (double for f64), rounded once. Source loads are coalesced in both layouts (NCHW up to the stride); the
+// weight is read at whatever strides it has and lives in L1 and L2.
+#include "generic.h"
+#include "generic_index.h"
+#include "launch.h"
+#include "numeric.h"
+
+namespace resnext::cuda::generic {
+
+constexpr int block_threads = 128;
+
+struct Fprop {
+  __device__ static int64_t source(const Axis& axis, int64_t result, int64_t tap) {
+    return input_position(axis, result, tap);
+  }
+};
+
+struct Dgrad {
+  __device__ static int64_t source(const Axis& axis, int64_t result, int64_t tap) {
+    return output_position(axis, result, tap);
+  }
+};
+
+// What a thread owns; consecutive threads follow the fastest axis of the layout.
+struct ChannelsOfAPixel {  // NCHW
+  static constexpr int channels = 4, columns = 1;
+};
+
+struct ColumnsOfAChannel {  // NHWC
+  static constexpr int channels = 1, columns = 4;
+};
+
+// Pointers and sizes in the words of "result" and "source". A weight is w[result channel][source channel][r][s], the
+// channels counted within the group.
+template <class T>
+struct Gather {
+  const T *source, *weight, *bias;
+  T* result;
+  Strides source_strides, result_strides;
+  int64_t weight_group, weight_result, weight_source, weight_r, weight_s;  // strides; weight_group: from group to group
+  int64_t images, groups, result_channels, source_channels;                // channels of one group
+  int64_t result_rows, result_columns;
+  Axis rows, columns;
+};
+
+// The first of a thread's elements; `channel` counts within the group.
+struct Position {
+  int64_t image, group, channel, row, column;
+};
+
+template <class Tile, class T>
+__host__ __device__ int64_t thread_count(const Gather<T>& g) {
+  const int64_t channel_tiles = (g.result_channels + Tile::channels - 1) / Tile::channels;
+  const int64_t column_tiles = (g.result_columns + Tile::columns - 1) / Tile::columns;
+  return g.images * g.groups * channel_tiles * g.result_rows * column_tiles;
+}
+
+template <class Tile, class T>
+__device__ Position position_of(const Gather<T>& g, int64_t thread) {
+  if constexpr (Tile::columns == 1) {  // image, group, channel tile, row, column: the columns fastest
+    const Split column = split(thread, g.result_columns), row = split(column.quotient, g.result_rows);
+    const Split channel = split(row.quotient, (g.result_channels + Tile::channels - 1) / Tile::channels);
+    const Split group = split(channel.quotient, g.groups);
+    return {group.quotient, group.remainder, channel.remainder * Tile::channels, row.remainder, column.remainder};
+  } else {  // image, row, column tile, group, channel: the channels fastest
+    const Split channel = split(thread, g.result_channels), group = split(channel.quotient, g.groups);
+    const Split column = split(group.quotient, (g.result_columns + Tile::columns - 1) / Tile::columns);
+    const Split row = split(column.quotient, g.result_rows);
+    return {row.quotient, group.remainder, channel.remainder, row.remainder, column.remainder * Tile::columns};
+  }
+}
+
+// Adds the products of one tap. offset[j] is where column j's pixel lies in the source row, or -1.
+template <class Tile, class T>
+__device__ __forceinline__ void add_tap(const Gather<T>& g, const T* source, const T* weight, int channels,
+                                        const int64_t (&offset)[Tile::columns],
+                                        Acc<T> (&sums)[Tile::channels][Tile::columns]) {
+  for (int64_t c = 0; c < g.source_channels; ++c) {
+    Acc<T> pixels[Tile::columns];
+#pragma unroll
+    for (int j = 0; j < Tile::columns; ++j) pixels[j] = offset[j] >= 0 ? to_acc(source[offset[j]]) : Acc<T>(0);
+#pragma unroll
+    for (int i = 0; i < Tile::channels; ++i) {
+      if (i >= channels) continue;
+      const Acc<T> w = to_acc(weight[i * g.weight_result]);
+#pragma unroll
+      for (int j = 0; j < Tile::columns; ++j)
+        if (offset[j] >= 0) sums[i][j] += w * pixels[j];
+    }
+    source += g.source_strides.channel;
+    weight += g.weight_source;
+  }
+}
+
+template <class Pass, class Tile, class T>
+__global__ void __launch_bounds__(block_threads) gather(Gather<T> g) {
+  const int64_t thread = int64_t(blockIdx.x) * block_threads + threadIdx.x;
+  if (thread >= thread_count<Tile>(g)) return;
+  const Position at = position_of<Tile>(g, thread);
+  const int64_t left = g.result_channels - at.channel;
+  const int channels = left < Tile::channels ? static_cast<int>(left) : Tile::channels;
+  const int64_t first_channel = at.group * g.result_channels + at.channel;
+
+  Acc<T> sums[Tile::channels][Tile::columns];
+#pragma unroll
+  for (int i = 0; i < Tile::channels; ++i)
+#pragma unroll
+    for (int j = 0; j < Tile::columns; ++j)
+      sums[i][j] = g.bias && i < channels ? to_acc(g.bias[first_channel + i]) : Acc<T>(0);
+
+  const T* image =
+      g.source + at.image * g.source_strides.image + at.group * g.source_channels * g.source_strides.channel;
+  const T* weights = g.weight + at.group * g.weight_group + at.channel * g.weight_result;
+  for (int64_t r = 0; r < g.rows.taps; ++r) {
+    const int64_t source_row = Pass::source(g.rows, at.row, r);
+    if (source_row < 0) continue;
+    for (int64_t s = 0; s < g.columns.taps; ++s) {
+      int64_t offset[Tile::columns];
+      bool any = false;
+#pragma unroll
+      for (int j = 0; j < Tile::columns; ++j) {
+        const bool owned = at.column + j < g.result_columns;
+        const int64_t source_column = owned ? Pass::source(g.columns, at.column + j, s) : -1;
+        offset[j] = source_column < 0 ? -1 : source_column * g.source_strides.column;
+        any |= source_column >= 0;
+      }
+      if (any)
+        add_tap<Tile>(g, image + source_row * g.source_strides.row, weights + r * g.weight_r + s * g.weight_s, channels,
+                      offset, sums);
+    }
+  }
+
+  T* result = g.result + at.image * g.result_strides.image + first_channel * g.result_strides.channel +
+              at.row * g.result_strides.row + at.column * g.result_strides.column;
+#pragma unroll
+  for (int i = 0; i < Tile::channels; ++i)
+#pragma unroll
+    for (int j = 0; j < Tile::columns; ++j)
+      if (i < channels && at.column + j < g.result_columns)
+        result[i * g.result_strides.channel + j * g.result_strides.column] = from_acc<T>(sums[i][j]);
+}
+
+template <class Pass, class Tile, class T>
+void launch_tile(const Gather<T>& g, void* stream) {
+  const int64_t threads = thread_count<Tile>(g);
+  if (threads > 0) launch(gather<Pass, Tile, T>, {blocks_for(threads, block_threads)}, {block_threads}, 0, stream, g);
+}
+
+template <class Pass, class T>
+void launch_gather(const Gather<T>& g, Layout layout, void* stream) {
+  if (layout == Layout::nchw)
+    launch_tile<Pass, ChannelsOfAPixel>(g, stream);
+  else
+    launch_tile<Pass, ColumnsOfAChannel>(g, stream);
+}
+
+template <class T>
+void fprop(const FpropArgs& args) {
+  const ConvShape& shape = args.problem.shape;
+  const auto& w = args.weight;
+  const Gather<T> g{static_cast<const T*>(args.input),
+                    static_cast<const T*>(w.data),
+                    static_cast<const T*>(args.bias),
+                    static_cast<T*>(args.output),
+                    input_strides(args.problem),
+                    output_strides(args.problem),
+                    shape.k_per_group() * w.stride_k,
+                    w.stride_k,
+                    w.stride_c,
+                    w.stride_r,
+                    w.stride_s,
+                    shape.n,
+                    shape.groups,
+                    shape.k_per_group(),
+                    shape.c_per_group(),
+                    shape.p(),
+                    shape.q(),
+                    rows(shape),
+                    columns(shape)};
+  launch_gather<Fprop>(g, args.problem.layout, args.launch.stream);
+}
+
+template <class T>
+void dgrad(const DgradArgs& args) {
+  const ConvShape& shape = args.problem.shape;
+  const auto& w = args.weight;
+  const Gather<T> g{static_cast<const T*>(args.grad_output),
+                    static_cast<const T*>(w.data),
+                    nullptr,
+                    static_cast<T*>(args.grad_input),
+                    output_strides(args.problem),
+                    input_strides(args.problem),
+                    shape.k_per_group() * w.stride_k,
+                    w.stride_c,
+                    w.stride_k,
+                    w.stride_r,
+                    w.stride_s,
+                    shape.n,
+                    shape.groups,
+                    shape.c_per_group(),
+                    shape.k_per_group(),
+                    shape.h,
+                    shape.w,
+                    rows(shape),
+                    columns(shape)};
+  launch_gather<Dgrad>(g, args.problem.layout, args.launch.stream);
+}
+
+}  // namespace resnext::cuda::generic
+
+namespace resnext::cuda {
+
+const char* generic_why_not(const Problem&) { return nullptr; }
+
+int64_t generic_gather_workspace(const Problem&, int) { return 0; }
+
+void fprop_generic(const FpropArgs& args) {
+  switch (args.problem.dtype) {
+    case DType::f64:
+      return generic::fprop<double>(args);
+    case DType::f32:
+      return generic::fprop<float>(args);
+    case DType::f16:
+      return generic::fprop<__half>(args);
+    case DType::bf16:
+      return generic::fprop<__nv_bfloat16>(args);
+  }
+}
+
+void dgrad_generic(const DgradArgs& args) {
+  switch (args.problem.dtype) {
+    case DType::f64:
+      return generic::dgrad<double>(args);
+    case DType::f32:
+      return generic::dgrad<float>(args);
+    case DType::f16:
+      return generic::dgrad<__half>(args);
+    case DType::bf16:
+      return generic::dgrad<__nv_bfloat16>(args);
+  }
+}
+
+}  // namespace resnext::cuda

@@ -1,0 +1,1 @@
+#include "cuda/generic_wgrad.cu"

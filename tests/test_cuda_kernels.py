@@ -1,0 +1,108 @@
+"""Every entry of the CUDA kernel tables, emulated on the CPU: exact, rounding, schedule, memory and table checks.
+
+The helpers are those of test_kernels.py, with the emulated device's module in place of the CPU's. What that one calls
+the number of threads is the seed of the schedule here; results must depend on neither.
+"""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resnext_kernels import _testing_cuda
+from resnext_kernels.problems import Problem, edge_cases, resnext50_32x4d
+from tests import test_kernels as kernels
+from tests import tolerance
+from tests.test_kernels import DTYPES, LAYOUTS, PASSES, accepting, check_exact, check_rounding, launch, operands
+
+CASES = {
+    **edge_cases,
+    "several_slices": Problem(3, 4, 30, 31, 4, groups=2),  # wgrad adds up more than one slice
+    "many_taps": Problem(1, 6, 9, 9, 4, kernel_size=(4, 5), groups=2, padding=(2, 2)),  # more than a unit of wgrad
+    "five_channels": Problem(1, 10, 5, 6, 10, groups=2),  # the generic kernels own four channels or columns at a time
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def on_the_emulated_device():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "_testing_cpu", _testing_cuda)
+        yield
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("pass_name", PASSES)
+def test_exact(pass_name, case, dtype, layout):
+    check_exact(pass_name, CASES[case], dtype, layout)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("pass_name", PASSES)
+def test_exact_with_weight_in_krsc_order_and_arrays_flush_with_their_start(pass_name, case):
+    check_exact(pass_name, CASES[case], "f32", "NHWC", "KRSC", threads=2)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("pass_name", PASSES)
+def test_rounding(pass_name, case, dtype, layout):
+    check_rounding(pass_name, CASES[case], dtype, layout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("pass_name", PASSES)
+def test_a_network_layer(pass_name, layout):
+    check_exact(pass_name, resnext50_32x4d[-1], "f32", layout)  # 1024 channels, 7 x 7, groups of 32
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("case", ["odd_map_stride_2", "more_outputs", "several_slices", "many_taps"])
+@pytest.mark.parametrize("pass_name", PASSES)
+def test_same_bits_for_every_schedule(pass_name, case, layout):
+    problem, rng = CASES[case], np.random.default_rng(4)
+    first, second, bias = operands(pass_name, problem, rng.standard_normal)
+    for dtype in ("f32", "bf16"):
+        for kernel in accepting(pass_name, problem, dtype, layout):
+            results = [
+                launch(pass_name, kernel, problem, dtype, layout, first, second, bias, seed) for seed in (1, 2, 3, 4, 1)
+            ]
+            assert all(result.tobytes() == results[0].tobytes() for result in results), kernel
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("pass_name", PASSES)
+def test_infinities_stay_where_they_belong(pass_name, value, layout):
+    kernels.test_infinities_stay_where_they_belong(pass_name, value, layout)
+
+
+def test_16_bit_results_round_to_nearest_even():
+    """A 1x1 kernel of weight one and a bias: sums that lie halfway between two bf16 or f16 numbers."""
+    problem = Problem(1, 1, 1, 1, 1, kernel_size=(1, 1), padding=(0, 0))
+    for dtype, bits in (("bf16", 8), ("f16", 11)):
+        ulp, one = 2.0 ** (1 - bits), np.ones((1, 1, 1, 1))
+        for value, addend, expected in ((1, ulp / 2, 1), (1 + ulp, ulp / 2, 1 + 2 * ulp), (1, ulp * 0.53125, 1 + ulp)):
+            stored = launch("fprop", "fprop_generic", problem, dtype, "NCHW", value * one, one, np.array([addend]))
+            assert tolerance.decode(stored, dtype).item() == expected
+
+
+@pytest.mark.parametrize("pass_name", PASSES)
+def test_tables(pass_name):
+    names = _testing_cuda.entries(pass_name)
+    assert names[-1] == f"{pass_name}_generic"
+    assert len(set(names)) == len(names)
+    assert all(name.startswith(f"{pass_name}_") for name in names)
+    for case in CASES.values():
+        for dtype in DTYPES:
+            for layout in LAYOUTS:
+                assert accepting(pass_name, case, dtype, layout)[-1] == f"{pass_name}_generic"
+
+
+@pytest.mark.parametrize("pass_name", PASSES)
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(problem=kernels.problems(), dtype=st.sampled_from(DTYPES), layout=st.sampled_from(LAYOUTS))
+def test_random_problems(pass_name, problem, dtype, layout):
+    check_rounding(pass_name, problem, dtype, layout)
