@@ -12,9 +12,12 @@
 //   NCHW: 4 channels of a group x 1 pixel;  threads run along the pixels of a map
 //   NHWC: 1 channel x 4 columns of a row;   threads run along the channels
 //
+// In NCHW all threads of a warp mostly read the same weights, so any strides will do. In NHWC consecutive threads read
+// weights of consecutive channels, which are far apart in memory: a first kernel packs them as [tap][source channel]
+// [group][result channel] into the workspace.
+//
 // Padding is skipped, not multiplied by zero: an infinite weight never meets it. No shared memory, no barriers; sums
-// in float (double for f64), rounded once. Source loads are coalesced in both layouts (NCHW up to the stride); the
-// weight is read at whatever strides it has and lives in L1 and L2.
+// in float (double for f64), rounded once. Source loads are coalesced in both layouts (NCHW up to the stride).
 #include "generic.h"
 #include "generic_index.h"
 #include "launch.h"
@@ -62,6 +65,11 @@ struct Gather {
 struct Position {
   int64_t image, group, channel, row, column;
 };
+
+template <class T>
+__host__ __device__ int64_t weight_count(const Gather<T>& g) {
+  return g.rows.taps * g.columns.taps * g.source_channels * g.groups * g.result_channels;
+}
 
 template <class Tile, class T>
 __host__ __device__ int64_t thread_count(const Gather<T>& g) {
@@ -155,6 +163,32 @@ __global__ void __launch_bounds__(block_threads) gather(Gather<T> g) {
         result[i * g.result_strides.channel + j * g.result_strides.column] = from_acc<T>(sums[i][j]);
 }
 
+// A thread per weight, in the order of the packed ones.
+template <class T>
+__global__ void __launch_bounds__(block_threads) pack_weight(Gather<T> g, T* packed) {
+  const int64_t thread = int64_t(blockIdx.x) * block_threads + threadIdx.x;
+  if (thread >= weight_count(g)) return;
+  const Split result = split(thread, g.result_channels), group = split(result.quotient, g.groups);
+  const Split source = split(group.quotient, g.source_channels), tap = split(source.quotient, g.columns.taps);
+  packed[thread] =
+      g.weight[group.remainder * g.weight_group + result.remainder * g.weight_result +
+               source.remainder * g.weight_source + tap.quotient * g.weight_r + tap.remainder * g.weight_s];
+}
+
+// The same sums with the weight packed in the workspace.
+template <class T>
+Gather<T> with_packed_weight(Gather<T> g, const Launch& to) {
+  T* packed = static_cast<T*>(to.workspace);
+  launch(pack_weight<T>, {blocks_for(weight_count(g), block_threads)}, {block_threads}, 0, to.stream, g, packed);
+  g.weight = packed;
+  g.weight_group = g.result_channels;
+  g.weight_result = 1;
+  g.weight_source = g.groups * g.result_channels;
+  g.weight_s = g.source_channels * g.weight_source;
+  g.weight_r = g.columns.taps * g.weight_s;
+  return g;
+}
+
 template <class Pass, class Tile, class T>
 void launch_tile(const Gather<T>& g, void* stream) {
   const int64_t threads = thread_count<Tile>(g);
@@ -162,11 +196,12 @@ void launch_tile(const Gather<T>& g, void* stream) {
 }
 
 template <class Pass, class T>
-void launch_gather(const Gather<T>& g, Layout layout, void* stream) {
+void launch_gather(const Gather<T>& g, Layout layout, const Launch& to) {
+  if (g.images == 0) return;
   if (layout == Layout::nchw)
-    launch_tile<Pass, ChannelsOfAPixel>(g, stream);
+    launch_tile<Pass, ChannelsOfAPixel>(g, to.stream);
   else
-    launch_tile<Pass, ColumnsOfAChannel>(g, stream);
+    launch_tile<Pass, ColumnsOfAChannel>(with_packed_weight(g, to), to.stream);
 }
 
 template <class T>
@@ -192,7 +227,7 @@ void fprop(const FpropArgs& args) {
                     shape.q(),
                     rows(shape),
                     columns(shape)};
-  launch_gather<Fprop>(g, args.problem.layout, args.launch.stream);
+  launch_gather<Fprop>(g, args.problem.layout, args.launch);
 }
 
 template <class T>
@@ -218,7 +253,7 @@ void dgrad(const DgradArgs& args) {
                     shape.w,
                     rows(shape),
                     columns(shape)};
-  launch_gather<Dgrad>(g, args.problem.layout, args.launch.stream);
+  launch_gather<Dgrad>(g, args.problem.layout, args.launch);
 }
 
 }  // namespace resnext::cuda::generic
@@ -227,7 +262,11 @@ namespace resnext::cuda {
 
 const char* generic_why_not(const Problem&) { return nullptr; }
 
-int64_t generic_gather_workspace(const Problem&, int) { return 0; }
+int64_t generic_gather_workspace(const Problem& problem, int) {
+  const ConvShape& shape = problem.shape;
+  const int64_t size = problem.dtype == DType::f64 ? 8 : problem.dtype == DType::f32 ? 4 : 2;
+  return problem.layout == Layout::nhwc ? shape.k * shape.c_per_group() * shape.r * shape.s * size : 0;
+}
 
 void fprop_generic(const FpropArgs& args) {
   switch (args.problem.dtype) {
