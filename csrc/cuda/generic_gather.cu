@@ -142,8 +142,7 @@ __global__ void __launch_bounds__(block_threads) gather(Gather<T> g) {
       bool any = false;
 #pragma unroll
       for (int j = 0; j < Tile::columns; ++j) {
-        const bool owned = at.column + j < g.result_columns;
-        const int64_t source_column = owned ? Pass::source(g.columns, at.column + j, s) : -1;
+        const int64_t source_column = Pass::source(g.columns, at.column + j, s);
         offset[j] = source_column < 0 ? -1 : source_column * g.source_strides.column;
         any |= source_column >= 0;
       }
