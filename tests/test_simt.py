@@ -20,6 +20,7 @@ BACK_TO_FRONT = np.arange(1, SIZE + 1).reshape(2, 64)[:, ::-1].ravel()
 CORRECT = {
     "tiles": BACK_TO_FRONT,
     "async_tiles": BACK_TO_FRONT,
+    "async_reuse": BACK_TO_FRONT,
     "neighbours": np.arange(64) ^ 1,
     "memory": np.arange(64),
     "uninitialised": np.arange(64),
@@ -46,6 +47,7 @@ def test_correct_kernels_pass(kernel, seed):
         "async_tiles/no_async_wait",
         "async_tiles/async_wait_without_barrier",
         "async_tiles/async_wait_too_lax",
+        "async_reuse/async_into_what_is_read",
         "neighbours/no_syncwarp",
         "uninitialised/uninitialised_shared",
     ],

@@ -21,6 +21,7 @@ enum Bug {
   no_async_wait,
   async_wait_without_barrier,
   async_wait_too_lax,
+  async_into_what_is_read,
   no_syncwarp,
   uninitialised_shared,
   shared_index,
@@ -76,6 +77,27 @@ __global__ void async_tiles(const float* in, float* out) {
     ptx::cp_async_wait_group<0>();
   if constexpr (bug != async_wait_without_barrier) __syncthreads();
   for (int tile = 0; tile < 2; ++tile) out[threads * tile + t] = smem[tile][threads - 1 - t];
+}
+
+// The same through one tile: the second copy may start only when all have read the first.
+template <Bug bug>
+__global__ void async_reuse(const float* in, float* out) {
+  auto& smem = dynamic_smem<Smem>();
+  const int t = threadIdx.x;
+  for (int tile = 0; tile < 2; ++tile) {
+    if (tile == 0 || bug != async_into_what_is_read) {
+      ptx::cp_async<4>(&smem.tile[t], in + threads * tile + t);
+      ptx::cp_async_commit();
+    }
+    ptx::cp_async_wait_group<0>();
+    __syncthreads();
+    if constexpr (bug == async_into_what_is_read) {
+      if (tile == 0) ptx::cp_async<4>(&smem.tile[t], in + threads + t);
+      ptx::cp_async_commit();
+    }
+    out[threads * tile + t] = smem.tile[threads - 1 - t];
+    __syncthreads();
+  }
 }
 
 template <Bug bug>
@@ -186,6 +208,8 @@ bool launch_bug_probe(const std::string& name, const void* input, void* output, 
   PROBE(async_tiles, no_async_wait, sizeof(float[2][threads]));
   PROBE(async_tiles, async_wait_without_barrier, sizeof(float[2][threads]));
   PROBE(async_tiles, async_wait_too_lax, sizeof(float[2][threads]));
+  PROBE(async_reuse, none, sizeof(Smem));
+  PROBE(async_reuse, async_into_what_is_read, sizeof(Smem));
   PROBE(neighbours, none, sizeof(Smem));
   PROBE(neighbours, no_syncwarp, sizeof(Smem));
   const int size = static_cast<int>(count);
