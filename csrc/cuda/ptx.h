@@ -3,9 +3,8 @@
 // device.h under nvcc; csrc/simt/ptx.h declares the same functions for the emulation, and says what each computes.
 // Fragment maps (which lane holds which element) are those of the PTX ISA, chapter "Matrix multiply-accumulate".
 //
-// sm_75 has no cp.async: there the copies are plain loads and stores and the waits do nothing. Its mma instructions do
-// not include these shapes and types either (except m16n8k8 in fp16); kernels that use them must not be compiled for
-// it.
+// sm_75 has no cp.async: there the copies are plain loads and stores and the waits do nothing. Nor has it these mma
+// instructions (except m16n8k8 in fp16) or tf32: kernels use them inside `if constexpr (architecture >= 80)`.
 #include <type_traits>
 
 namespace resnext::ptx {

@@ -9,7 +9,7 @@ namespace resnext::simt {
 
 enum class Format { f16, bf16, tf32 };
 
-// Element i of a lane's A is at row g + 8 * a_row(i), column ..., as the tables in ptx.cpp say.
+// In warp.cpp, with the map of each fragment.
 void mma(Format format, int depth, float* d, const uint32_t* a, const uint32_t* b, const Site& site);
 void ldmatrix(uint32_t* registers, const void* row, int matrices, bool transposed, const Site& site);
 
