@@ -26,6 +26,8 @@
 namespace resnext::cuda::generic {
 
 constexpr int block_threads = 128;
+// What gather asks the compiler for. Without a number ptxas saves registers by spilling some around its divisions.
+constexpr int blocks_per_multiprocessor = 5;
 
 struct Fprop {
   __device__ static int64_t source(const Axis& axis, int64_t result, int64_t tap) {
@@ -98,6 +100,7 @@ template <class Tile, class T>
 __device__ __forceinline__ void add_tap(const Gather<T>& g, const T* source, const T* weight, int channels,
                                         const int64_t (&offset)[Tile::columns],
                                         Acc<T> (&sums)[Tile::channels][Tile::columns]) {
+#pragma unroll 2  // four times, as compilers for sm_100 and up choose, is more than fits into registers
   for (int64_t c = 0; c < g.source_channels; ++c) {
     Acc<T> pixels[Tile::columns];
 #pragma unroll
@@ -116,7 +119,7 @@ __device__ __forceinline__ void add_tap(const Gather<T>& g, const T* source, con
 }
 
 template <class Pass, class Tile, class T>
-__global__ void __launch_bounds__(block_threads) gather(Gather<T> g) {
+__global__ void __launch_bounds__(block_threads, blocks_per_multiprocessor) gather(Gather<T> g) {
   const int64_t thread = int64_t(blockIdx.x) * block_threads + threadIdx.x;
   if (thread >= thread_count<Tile>(g)) return;
   const Position at = position_of<Tile>(g, thread);
