@@ -60,7 +60,7 @@ common = {"include_dirs": [f"{ROOT}/csrc"], "extra_link_args": ["-fopenmp"], "de
 library = {"py_limited_api": True, "extra_compile_args": TORCH, **common}
 extensions = [CppExtension("resnext_kernels._C", ["csrc/torch/operator.cpp", "csrc/torch/bindings.cpp"], **library)]
 if cuda_home:
-    sources = ["csrc/torch/operator.cpp", "csrc/torch/bindings_cuda.cpp", *glob("csrc/cuda/*.c*")]
+    sources = ["csrc/torch/operator.cpp", "csrc/torch/bindings_cuda.cpp", *glob("csrc/cuda/*.c[pu]*")]
     extensions += [CUDAExtension("resnext_kernels._C_cuda", sources, **library)]
 if TESTING:
     flags = [*CXX, f"-I{__import__('pybind11').get_include()}"]
