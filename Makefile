@@ -6,7 +6,7 @@ SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 export RESNEXT_KERNELS_TESTING ?= 1
 export MAX_JOBS ?= 2
 
-.PHONY: help build demo test bench lint format abi clean
+.PHONY: help build demo test cuda bench lint format abi clean
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
@@ -24,8 +24,22 @@ build: $(VENV)/.built  ## Set up .venv and build the package in place
 demo: build  ## Real photographs through ResNeXt-50 on this package: agreement, times, a picture
 	$(BIN)/python examples/demo.py
 
-test: build  ## The whole test suite
+test: build $(VENV)/.nvcc  ## The whole test suite
 	$(BIN)/python -m pytest
+
+$(VENV)/.nvcc: $(VENV)/.installed requirements-cuda.txt
+	$(BIN)/python benchmarks/cubins.py toolkit > $@ || $(BIN)/pip install --quiet -r requirements-cuda.txt || \
+	  echo "no CUDA compiler and none to be had: tests that need one will be skipped"
+	$(BIN)/python benchmarks/cubins.py toolkit > $@ || true
+
+# With a toolkit from pip, libcudart has a version in its name only; the link gives the linker the name that it wants.
+cuda: $(VENV)/.nvcc  ## Compile every CUDA kernel for every architecture, check the budgets, build and load the library
+	$(BIN)/python benchmarks/cubins.py build
+	mkdir -p build/cuda/lib && ln -sf "$$(ls -d $$(cat $<)/lib/libcudart.so.* | head -1)" build/cuda/lib/libcudart.so
+	RESNEXT_KERNELS_CUDA=1 CUDA_HOME="$$(cat $<)" LIBRARY_PATH="$(CURDIR)/build/cuda/lib" PATH="$(abspath $(BIN)):$$PATH" \
+	  $(BIN)/python setup.py --quiet build_clib build_ext --inplace
+	$(BIN)/python -c "from resnext_kernels import _ops; assert not _ops.why_no_cuda, _ops.why_no_cuda"
+	$(BIN)/python -m pytest -q tests/test_cubins.py --all-architectures
 
 bench: build  ## Every ResNeXt layer against nn.Conv2d, interleaved
 	$(BIN)/python benchmarks/bench_conv.py

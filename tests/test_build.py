@@ -52,7 +52,8 @@ def test_sdist_holds_every_source(artefacts):
         names = {name.split("/", 1)[-1] for name in archive.getnames()}
     sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "csrc").rglob("*") if p.is_file()}
     assert sources <= names
-    assert {"setup.py", "pyproject.toml", "README.md", "LICENSE", "requirements-dev.txt", "Makefile"} <= names
+    assert {"setup.py", "pyproject.toml", "README.md", "LICENSE", "Makefile", "csrc/cuda/budgets.csv"} <= names
+    assert {"requirements-dev.txt", "requirements-cuda.txt"} <= names
     assert not [name for name in names if name.endswith(".so")]
 
 
