@@ -1,6 +1,5 @@
 """Every entry of the CPU kernel tables, without torch: exact, rounding, thread, memory and table checks."""
 
-import functools
 from dataclasses import astuple
 
 import numpy as np
@@ -11,10 +10,8 @@ from hypothesis import strategies as st
 from resnext_kernels import _testing_cpu
 from resnext_kernels.problems import Problem, edge_cases, resnext50_32x4d, resnext101_32x8d, resnext101_64x4d
 from tests import tolerance
+from tests.passes import DTYPES, LAYOUTS, PASSES, exact_case, operands, reference, rounding_case
 
-PASSES = ("fprop", "dgrad", "wgrad")
-DTYPES = ("f64", "f32", "f16", "bf16")
-LAYOUTS = ("NCHW", "NHWC")
 GUARD = 64  # elements before and behind each array
 LAYERS = {p.name: p for p in (*resnext50_32x4d, *resnext101_32x8d, *resnext101_64x4d)}
 # Maps too large for caches, which kernels prefetch and may store past them.
@@ -105,42 +102,9 @@ def launch(pass_name, kernel, problem, dtype, layout, first, second, bias=None, 
     return result.reshape([result_shape[axis] for axis in axes]).transpose(np.argsort(axes))
 
 
-def operands(pass_name, problem, draw):
-    """The two operands of a pass and, for fprop, a bias; ``draw(shape)`` makes the values."""
-    shapes = {
-        "fprop": (problem.input_shape, problem.weight_shape),
-        "dgrad": (problem.output_shape, problem.weight_shape),
-        "wgrad": (problem.output_shape, problem.input_shape),
-    }[pass_name]
-    first, second = (draw(shape) for shape in shapes)
-    return first, second, draw((problem.k,)) if pass_name == "fprop" else None
-
-
-def reference(pass_name, problem, first, second, bias=None):
-    """The float64 result."""
-    return getattr(tolerance, pass_name)(problem, first, second, *([bias] if pass_name == "fprop" else []))
-
-
-@functools.cache
-def exact_case(pass_name, problem, limit):
-    """Small integers, all of whose partial sums are integers below ``limit``, and the exact result."""
-    rng = np.random.default_rng(1)
-    # Values -1, 0, 1, more of them zero where sums are long, keep even a type of 8 significant bits exact.
-    rate = min(1.0, limit / 2 / max(1, tolerance.depth(pass_name, problem)))
-    wide = 4 if limit >= 2**24 else 2
-
-    def draw(shape):
-        return rng.integers(1 - wide, wide, shape).astype(float) * (rng.random(shape) < max(rate, 0.05))
-
-    first, second, bias = operands(pass_name, problem, draw)
-    magnitude = reference(pass_name, problem, abs(first), abs(second), None if bias is None else abs(bias))
-    assert magnitude.max(initial=0) <= limit, "the case is not exact: make the operands sparser"
-    return first, second, bias, reference(pass_name, problem, first, second, bias)
-
-
 def check_exact(pass_name, problem, dtype, layout, weight_layout="KCRS", threads=1):
     """Every accepting kernel returns exactly the integers expected. bf16 and f16 sums are kept in float."""
-    first, second, bias, expected = exact_case(pass_name, problem, {"f16": 2048, "bf16": 256}.get(dtype, 2**24))
+    first, second, bias, expected = exact_case(pass_name, problem, dtype)
     for kernel in accepting(pass_name, problem, dtype, layout):
         stored = launch(pass_name, kernel, problem, dtype, layout, first, second, bias, threads, weight_layout)
         np.testing.assert_array_equal(tolerance.decode(stored, dtype), expected, err_msg=kernel)
@@ -148,16 +112,7 @@ def check_exact(pass_name, problem, dtype, layout, weight_layout="KCRS", threads
 
 def check_rounding(pass_name, problem, dtype, layout, weight_layout="KCRS"):
     """Every accepting kernel stays within the bound that rounding allows."""
-    rng = np.random.default_rng(2)
-
-    def draw(shape):
-        return tolerance.decode(tolerance.encode(rng.standard_normal(shape), dtype), dtype)
-
-    first, second, bias = operands(pass_name, problem, draw)
-    expected = reference(pass_name, problem, first, second, bias)
-    magnitude = reference(pass_name, problem, abs(first), abs(second), None if bias is None else abs(bias))
-    terms = tolerance.depth(pass_name, problem, has_bias=bias is not None)
-    bound = tolerance.error_bound(dtype, expected, magnitude, terms)
+    first, second, bias, expected, bound = rounding_case(pass_name, problem, dtype)
     for kernel in accepting(pass_name, problem, dtype, layout):
         stored = launch(pass_name, kernel, problem, dtype, layout, first, second, bias, 2, weight_layout)
         error = abs(tolerance.decode(stored, dtype) - expected)
