@@ -10,6 +10,8 @@ def pytest_addoption(parser):
     parser.addoption(
         "--all-architectures", action="store_true", help="test_cubins.py: every architecture, not just sm_80 and sm_90"
     )
+    parser.addoption("--device", default="", help="gpu: run these tests on another device (cpu: a rehearsal)")
+    parser.addoption("--huge", action="store_true", help="gpu: also tensors of more than 2^31 elements")
 
 
 @pytest.fixture(autouse=True)
