@@ -23,7 +23,7 @@ from cubins import find_toolkit
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = (  # every test, most of them for one case only
-    "test_device or odd_map_stride_2 or infinities or strides or autocast or compile or n1_c1024_7x7 "
+    "test_device or test_wrappers or odd_map_stride_2 or infinities or strides or autocast or compile or n1_c1024_7x7 "
     "or (test_derivatives and more)"
 )
 
