@@ -6,7 +6,7 @@ SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 export RESNEXT_KERNELS_TESTING ?= 1
 export MAX_JOBS ?= 2
 
-.PHONY: help build demo test cuda gpu bench lint format abi clean
+.PHONY: help build demo test cuda verify gpu bench lint format abi clean
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
@@ -40,6 +40,10 @@ cuda: $(VENV)/.nvcc  ## Compile every CUDA kernel for every architecture, check 
 	  $(BIN)/python setup.py --quiet build_clib build_ext --inplace
 	$(BIN)/python -c "from resnext_kernels import _ops; assert not _ops.why_no_cuda, _ops.why_no_cuda"
 	$(BIN)/python -m pytest -q tests/test_cubins.py --all-architectures
+
+verify: $(VENV)/.nvcc requirements-verify.txt  ## Prove kernels with shared memory free of races, on compiled PTX
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-verify.txt
+	$(BIN)/python -m pytest -q tests/test_races.py
 
 gpu:  ## On a machine with a GPU: build for it, test, sanitize, benchmark (PYTHON=one with torch, pytest, numpy)
 	$(PYTHON) benchmarks/run_gpu.py
