@@ -54,12 +54,12 @@ bench: build  ## Every ResNeXt layer against nn.Conv2d, interleaved
 lint: $(VENV)/.installed  ## Check style of Python and C++
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*')
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu')
 
 format: $(VENV)/.installed  ## Bring Python and C++ into style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $$(git ls-files 'csrc/*')
+	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu')
 
 ABI_TORCH ?= 2.13.0
 abi: $(VENV)/.installed  ## Run the tests of a wheel built here under another torch (ABI_TORCH=2.13.0)
