@@ -95,6 +95,9 @@ def test_installed_wheel_runs(artefacts, tmp_path):
     code, text = _run(sys.executable, "-c", SMOKE.format(target=target), cwd=tmp_path, PYTHONPATH=str(target))
     assert code == 0, text
     assert "fprop_" in text
+    code, text = _run(sys.executable, str(target / "bin/resnext-kernels"), "info", cwd=tmp_path, PYTHONPATH=str(target))
+    assert code == 0, text
+    assert "fprop_reference" in text
 
 
 # --- setup.py's words; `setup.py --name` does all its checks and builds nothing
