@@ -3,6 +3,7 @@
 from ._ops import ResNeXtKernelsWarning
 from .functional import Explanation, GroupedConv2dFunction, explain, grouped_conv2d
 from .module import ConversionReport, GroupedConv2d, convert
+from .weights import export_weights, load_weights
 
 __all__ = [
     "ConversionReport",
@@ -12,5 +13,7 @@ __all__ = [
     "ResNeXtKernelsWarning",
     "convert",
     "explain",
+    "export_weights",
     "grouped_conv2d",
+    "load_weights",
 ]

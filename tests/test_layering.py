@@ -68,8 +68,8 @@ def test_the_emulation_compiles_every_cuda_source():
 
 
 # Modules of the package, lowest first: each imports only those before it.
-ORDER = ["_private_torch", "_ops", "_autograd", "functional", "module", "complexity", "block", "network", "__init__"]
-ORDER += ["problems", "cli", "__main__"]
+ORDER = ["_private_torch", "_ops", "_autograd", "functional", "module", "complexity", "block", "network", "weights"]
+ORDER += ["__init__", "problems", "cli", "__main__"]
 
 
 @pytest.mark.parametrize("path", PACKAGE, ids=lambda path: path.stem)

@@ -1,0 +1,195 @@
+"""Reads and writes ResNeXt weights in the formats that exist: torchvision and timm, mmpretrain, and two older ones.
+
+A format is a way to rename: from a key of `ResNeXt.state_dict()`, which are torchvision's, to that of the format.
+
+    torchvision  layer1.0.conv2.weight, fc.weight; timm's plain ResNets and ResNeXts are the same
+    mmpretrain   backbone.layer1.0.conv2.weight, head.fc.weight
+    cadene       features.4.0.0.0.0.3.weight, last_linear.weight: Cadene/pretrained-models.pytorch, ported from Lua
+    prlz77       stage_1.stage_1_bottleneck_0.conv_conv.weight, classifier.weight: prlz77/ResNeXt.pytorch, for CIFAR
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+StateDict = Mapping[str, Tensor]
+
+_BLOCK = re.compile(r"layer(\d+)\.(\d+)\.(conv[123]|bn[123]|downsample\.[01])\.(\w+)")
+_CADENE_BLOCK = {
+    "conv1": "0.0.0",
+    "bn1": "0.0.1",
+    "conv2": "0.0.3",
+    "bn2": "0.0.4",
+    "conv3": "0.1",
+    "bn3": "0.2",
+    "downsample.0": "1.0",
+    "downsample.1": "1.1",
+}
+_CADENE_REST = {"conv1": "features.0", "bn1": "features.1", "fc": "last_linear"}
+_PRLZ77_BLOCK = {
+    "conv1": "conv_reduce",
+    "bn1": "bn_reduce",
+    "conv2": "conv_conv",
+    "bn2": "bn",
+    "conv3": "conv_expand",
+    "bn3": "bn_expand",
+    "downsample.0": "shortcut.shortcut_conv",
+    "downsample.1": "shortcut.shortcut_bn",
+}
+_PRLZ77_REST = {"conv1": "conv_1_3x3", "bn1": "bn_1", "fc": "classifier"}
+
+
+def _to_mmpretrain(key: str) -> str:
+    return f"head.{key}" if key.startswith("fc.") else f"backbone.{key}"
+
+
+def _to_cadene(key: str) -> str:
+    if block := _BLOCK.fullmatch(key):
+        return f"features.{3 + int(block[1])}.{block[2]}.0.{_CADENE_BLOCK[block[3]]}.{block[4]}"
+    return _rename_first(key, _CADENE_REST)
+
+
+def _to_prlz77(key: str) -> str:
+    if block := _BLOCK.fullmatch(key):
+        return f"stage_{block[1]}.stage_{block[1]}_bottleneck_{block[2]}.{_PRLZ77_BLOCK[block[3]]}.{block[4]}"
+    return _rename_first(key, _PRLZ77_REST)
+
+
+def _rename_first(key: str, names: dict[str, str]) -> str:
+    first, dot, rest = key.partition(".")
+    return names.get(first, first) + dot + rest
+
+
+FORMATS: dict[str, Callable[[str], str]] = {
+    "torchvision": lambda key: key,
+    "mmpretrain": _to_mmpretrain,
+    "cadene": _to_cadene,
+    "prlz77": _to_prlz77,
+}
+_OTHER_NAMES = {"timm": "torchvision", "mmcls": "mmpretrain"}
+
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
+_EMA_WRAPPERS = ("ema_state_dict", "state_dict_ema", "model_ema", "ema")
+_PREFIXES = ("module.", "_orig_mod.")  # nn.DataParallel, torch.compile
+
+
+def load_weights(
+    model: nn.Module, weights: str | os.PathLike | Mapping[str, Any], source: str = "auto", ema: bool = False
+) -> str:
+    """Loads weights of any known format into a model; everything is checked before anything is written.
+
+    Files are read as data only (`torch.load(weights_only=True)`, or safetensors). Known wrappers around the weights
+    ("state_dict", "model", ...) and prefixes ("module.", "_orig_mod.") are taken off. Files from before PyTorch 1.0
+    have no num_batches_tracked; the model's own stay then. Values are copied to the model's dtype and device.
+
+    Args:
+        model: a ResNeXt, or any module with torchvision's names, such as torchvision's own.
+        weights: a file, or what it holds: a state_dict, wrapped or not.
+        source: "torchvision" (or "timm"), "mmpretrain" (or "mmcls"), "cadene", "prlz77", or "auto" for the one that
+            fits.
+        ema: take the averaged weights that a checkpoint holds beside the trained ones.
+
+    Returns:
+        The format that was read.
+
+    Raises:
+        ValueError: unknown source; no weights in the file; keys or shapes that do not fit, by name.
+        ImportError: a .safetensors file, and the package safetensors is not installed.
+        pickle.UnpicklingError: a file that holds more than data.
+
+    """
+    if source != "auto" and _OTHER_NAMES.get(source, source) not in FORMATS:
+        names = ", ".join(repr(name) for name in ("auto", *FORMATS, *_OTHER_NAMES))
+        raise ValueError(f"expected source to be one of {names}, got {source!r}")
+    what = "the state_dict" if isinstance(weights, Mapping) else str(weights)
+    given = _unwrap(weights if isinstance(weights, Mapping) else _read(Path(weights)), ema, what)
+    own = model.state_dict()
+    tried = list(FORMATS) if source == "auto" else [_OTHER_NAMES.get(source, source)]
+    fits = {name: _misfits(own, given, FORMATS[name]) for name in tried}
+    best = min(tried, key=lambda name: sum(map(len, fits[name])))
+    missing, unexpected, shapes = fits[best]
+    if missing or unexpected or shapes:
+        parts = [
+            f"{len(keys)} {kind}: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}"
+            for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+            if keys
+        ]
+        closest = f", the closest of {', '.join(tried)}" if len(tried) > 1 else ""
+        raise ValueError(f"{what} does not fit {type(model).__name__} as {best} weights{closest}: {'; '.join(parts)}")
+    rename = FORMATS[best]
+    model.load_state_dict({key: given.get(rename(key), value) for key, value in own.items()})
+    return best
+
+
+def export_weights(model: nn.Module, target: str) -> dict[str, Tensor]:
+    """A model's state_dict in another format, for `torch.save` or `safetensors.torch.save_file`.
+
+    Args:
+        model: a ResNeXt, or any module with torchvision's names.
+        target: "torchvision" (or "timm"), "mmpretrain" (or "mmcls"), "cadene" or "prlz77".
+
+    Returns:
+        Names and tensors, which share memory with the model's.
+
+    Raises:
+        ValueError: unknown target.
+
+    """
+    target = _OTHER_NAMES.get(target, target)
+    if target not in FORMATS:
+        names = ", ".join(repr(name) for name in (*FORMATS, *_OTHER_NAMES))
+        raise ValueError(f"expected target to be one of {names}, got {target!r}")
+    return {FORMATS[target](key): value for key, value in model.state_dict().items()}
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    if path.suffix == ".safetensors":
+        try:
+            from safetensors.torch import load_file
+        except ImportError as error:
+            raise ImportError(f"reading {path} needs the package safetensors: pip install safetensors") from error
+        return load_file(path)
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, Mapping):
+        raise ValueError(f"expected {path} to hold a dict of tensors, got {type(content).__name__}")
+    return content
+
+
+def _unwrap(content: Mapping[str, Any], ema: bool, what: str) -> dict[str, Tensor]:
+    """The tensors in a checkpoint, under names without prefixes."""
+    wrappers = {name: content[name] for name in (*_WRAPPERS, *_EMA_WRAPPERS) if isinstance(content.get(name), Mapping)}
+    wanted = [name for name in wrappers if (name in _EMA_WRAPPERS) == ema]
+    if wanted:
+        content = wrappers[wanted[0]]
+    elif ema:
+        raise ValueError(f"{what} holds no averaged weights: expected one of {', '.join(_EMA_WRAPPERS)}")
+    elif wrappers:
+        raise ValueError(f"{what} holds averaged weights only ({next(iter(wrappers))}): pass ema=True to take them")
+    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    if ema:
+        tensors.pop("steps", None)  # mmengine's counter
+    if not tensors:
+        raise ValueError(f"{what} holds no tensors, only {', '.join(map(str, list(content)[:5])) or 'nothing'}")
+    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in tensors)), None):
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return tensors
+
+
+def _misfits(own: StateDict, given: StateDict, rename: Callable[[str], str]) -> tuple[list[str], list[str], list[str]]:
+    """Keys that are missing, unexpected, or of another shape, in the format's names."""
+    expected = {rename(key): value for key, value in own.items()}
+    missing = [key for key in expected if key not in given and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in given if key not in expected]
+    shapes = [
+        f"{key} (expected {list(expected[key].shape)}, got {list(value.shape)})"
+        for key, value in given.items()
+        if key in expected and expected[key].shape != value.shape
+    ]
+    return missing, unexpected, shapes
