@@ -2,7 +2,7 @@
 
 from ._ops import ResNeXtKernelsWarning
 from .functional import Explanation, GroupedConv2dFunction, explain, grouped_conv2d
-from .module import ConversionReport, GroupedConv2d, convert
+from .module import ConversionReport, GroupedConv2d, LazyGroupedConv2d, convert
 from .weights import export_weights, load_weights
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Explanation",
     "GroupedConv2d",
     "GroupedConv2dFunction",
+    "LazyGroupedConv2d",
     "ResNeXtKernelsWarning",
     "convert",
     "explain",

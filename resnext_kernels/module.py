@@ -33,6 +33,12 @@ class GroupedConv2d(nn.Conv2d):
         return explain(op, input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
+class LazyGroupedConv2d(nn.LazyConv2d):
+    """`torch.nn.LazyConv2d` that becomes a GroupedConv2d when its first input tells how many channels there are."""
+
+    cls_to_become = GroupedConv2d
+
+
 @dataclass(frozen=True)
 class ConversionReport:
     """What `convert` did, by module name; `str()` gives it as text.

@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
-from resnext_kernels import GroupedConv2d, convert
+from resnext_kernels import GroupedConv2d, LazyGroupedConv2d, convert
 
 ARGUMENTS = {
     "plain": ((8, 8, 3), {"groups": 4}),
@@ -96,6 +96,25 @@ def test_meta_device_and_skip_init():
     output.sum().backward()
     assert conv.weight.grad.shape == (8, 2, 3, 3)
     assert nn.utils.skip_init(GroupedConv2d, 8, 8, 3, groups=4).weight.device.type == "cpu"
+
+
+def test_lazy():
+    """The first input decides about the channels, and already runs on our kernels."""
+    torch.manual_seed(3)
+    lazy = LazyGroupedConv2d(8, 3, padding=1, groups=4)
+    assert isinstance(lazy.weight, nn.UninitializedParameter)
+    torch.manual_seed(4)
+    with torch.profiler.profile() as profile:
+        output = lazy(torch.ones(2, 12, 5, 5))
+    assert "resnext_kernels::grouped_conv2d" in {event.key for event in profile.key_averages()}
+    assert type(lazy) is GroupedConv2d
+    torch.manual_seed(4)
+    eager = GroupedConv2d(12, 8, 3, padding=1, groups=4)
+    assert torch.equal(lazy.weight, eager.weight)
+    assert torch.equal(output, eager(torch.ones(2, 12, 5, 5)))
+    assert LazyGroupedConv2d(8, 3, groups=4).load_state_dict(eager.state_dict())
+    with pytest.raises(ValueError, match="in_channels must be divisible by groups"):
+        LazyGroupedConv2d(8, 3, groups=4)(torch.ones(2, 13, 5, 5))
 
 
 def test_weight_norm_and_fused_batch_norm():
