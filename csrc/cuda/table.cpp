@@ -1,5 +1,6 @@
 #include "generic.h"
 #include "grouped_conv.h"
+#include "rows.h"
 
 // What runs when: the first entry that accepts a problem. Most special first, the generic kernel, which accepts all,
 // last.
@@ -7,6 +8,10 @@ namespace resnext::cuda {
 
 const KernelTable<FpropArgs>& fprop_table() {
   static const KernelTable<FpropArgs> table{
+      {"fprop_rows_gw4_f32_nhwc", rows_nhwc_why_not<4>, no_workspace, fprop_rows_nhwc<4>},
+      {"fprop_rows_gw8_f32_nhwc", rows_nhwc_why_not<8>, no_workspace, fprop_rows_nhwc<8>},
+      {"fprop_rows_gw16_f32_nhwc", rows_nhwc_why_not<16>, no_workspace, fprop_rows_nhwc<16>},
+      {"fprop_rows_gw32_f32_nhwc", rows_nhwc_why_not<32>, no_workspace, fprop_rows_nhwc<32>},
       {"fprop_generic", generic_why_not, generic_gather_workspace, fprop_generic},
   };
   return table;
@@ -14,6 +19,10 @@ const KernelTable<FpropArgs>& fprop_table() {
 
 const KernelTable<DgradArgs>& dgrad_table() {
   static const KernelTable<DgradArgs> table{
+      {"dgrad_rows_gw4_f32_nhwc", rows_nhwc_why_not<4>, no_workspace, dgrad_rows_nhwc<4>},
+      {"dgrad_rows_gw8_f32_nhwc", rows_nhwc_why_not<8>, no_workspace, dgrad_rows_nhwc<8>},
+      {"dgrad_rows_gw16_f32_nhwc", rows_nhwc_why_not<16>, no_workspace, dgrad_rows_nhwc<16>},
+      {"dgrad_rows_gw32_f32_nhwc", rows_nhwc_why_not<32>, no_workspace, dgrad_rows_nhwc<32>},
       {"dgrad_generic", generic_why_not, generic_gather_workspace, dgrad_generic},
   };
   return table;

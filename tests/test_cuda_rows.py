@@ -1,0 +1,93 @@
+"""The row-streaming CUDA kernels, emulated: network layers, random shapes, schedules, and planted bugs.
+
+tests/test_cuda_kernels.py runs them on the edge cases, with all others.
+"""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resnext_kernels import _testing_cuda
+from resnext_kernels.problems import Problem, resnext50_32x4d, resnext101_32x8d
+from tests import test_kernels as kernels
+from tests.test_kernels import WIDTHS, accepting, check_exact, check_rounding, launch, operands
+
+PASSES = ("fprop", "dgrad")
+LAYERS = {problem.name: problem for problem in {*resnext50_32x4d, *resnext101_32x8d}}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def on_the_emulated_device():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "_testing_cpu", _testing_cuda)
+        yield
+
+
+@pytest.mark.parametrize("case", WIDTHS)
+@pytest.mark.parametrize("pass_name", PASSES)
+def test_widths(pass_name, case):
+    check_exact(pass_name, WIDTHS[case], "f32", "NHWC", threads=3)
+    check_rounding(pass_name, WIDTHS[case], "f32", "NHWC", "KRSC")
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("pass_name", PASSES)
+def test_network_layers(pass_name, layer):
+    problem = LAYERS[layer]
+    rng = np.random.default_rng(3)
+    first, second, bias = operands(pass_name, problem, lambda shape: rng.integers(-2, 3, shape).astype(float))
+    expected = kernels.reference(pass_name, problem, first, second, bias)
+    for kernel in accepting(pass_name, problem, "f32", "NHWC"):
+        if "rows" in kernel:
+            result = launch(pass_name, kernel, problem, "f32", "NHWC", first, second, bias, 2)
+            np.testing.assert_array_equal(result, expected, err_msg=kernel)
+
+
+@pytest.mark.parametrize("width", [4, 8, 16, 32])
+@pytest.mark.parametrize("pass_name", PASSES)
+def test_same_bits_for_every_schedule(pass_name, width):
+    problem, rng = Problem(3, 64, 10, 17, 64, groups=64 // width), np.random.default_rng(4)
+    first, second, bias = operands(pass_name, problem, rng.standard_normal)
+    kernel = f"{pass_name}_rows_gw{width}_f32_nhwc"
+    results = [launch(pass_name, kernel, problem, "f32", "NHWC", first, second, bias, seed) for seed in range(1, 7)]
+    assert all(result.tobytes() == results[0].tobytes() for result in results)
+
+
+@pytest.mark.parametrize("width", [4, 8, 16, 32])
+@pytest.mark.parametrize("columns", [6, 7, 13, 14, 28, 29])
+@pytest.mark.parametrize("pass_name", PASSES)
+def test_infinite_weights_never_meet_padding(pass_name, columns, width):
+    problem = Problem(2, 32, 8, columns, 32, groups=32 // width)
+    rng = np.random.default_rng(5)
+    first, second, _ = operands(pass_name, problem, lambda shape: rng.uniform(1, 2, shape))
+    kernel = f"{pass_name}_rows_gw{width}_f32_nhwc"
+    for r, s in np.ndindex(3, 3):
+        weight, reached = second.copy(), np.zeros_like(second)
+        weight[-1, 1, r, s], reached[-1, 1, r, s] = np.inf, 1
+        expected = kernels.reference(pass_name, problem, np.ones_like(first), reached) > 0
+        result = launch(pass_name, kernel, problem, "f32", "NHWC", first, weight)
+        np.testing.assert_array_equal(~np.isfinite(result), expected)
+
+
+@pytest.mark.parametrize("pass_name", PASSES)
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(problem=kernels.resnext_problems(), weight=st.sampled_from(["KCRS", "KRSC"]), seed=st.integers(1, 8))
+def test_random_problems(pass_name, problem, weight, seed):
+    check_exact(pass_name, problem, "f32", "NHWC", weight, threads=seed)
+
+
+def probe(name, seed):
+    values = np.random.default_rng(6).standard_normal(32 * (9 * 30 + 8 * 9)).astype(np.float32)
+    output = np.zeros(32 * 9 * 30, np.float32)
+    _testing_cuda.probe(f"rows/{name}", values, output, seed)
+    return output
+
+
+@pytest.mark.parametrize("seed", range(1, 9))
+@pytest.mark.parametrize("bug", ["no_barrier_after_weights", "no_syncwarp", "no_async_wait", "async_wait_too_lax"])
+def test_missing_synchronisation_gives_a_wrong_result(bug, seed):
+    correct = probe("none", seed)
+    assert np.isfinite(correct).all()
+    np.testing.assert_array_equal(correct, probe("none", 1))
+    assert (probe(bug, seed) != correct).any()
