@@ -17,6 +17,10 @@ PASSES = ("fprop", "dgrad")
 LAYERS = {problem.name: problem for problem in {*resnext50_32x4d, *resnext101_32x8d}}
 
 
+# (pass, stride, suffix of the kernels' names)
+KINDS = [("fprop", 1, ""), ("dgrad", 1, ""), ("fprop", 2, "_s2")]
+
+
 @pytest.fixture(autouse=True, scope="module")
 def on_the_emulated_device():
     with pytest.MonkeyPatch.context() as patch:
@@ -45,29 +49,38 @@ def test_network_layers(pass_name, layer):
 
 
 @pytest.mark.parametrize("width", [4, 8, 16, 32])
-@pytest.mark.parametrize("pass_name", PASSES)
-def test_same_bits_for_every_schedule(pass_name, width):
-    problem, rng = Problem(3, 64, 10, 17, 64, groups=64 // width), np.random.default_rng(4)
-    first, second, bias = operands(pass_name, problem, rng.standard_normal)
-    kernel = f"{pass_name}_rows_gw{width}_f32_nhwc"
+@pytest.mark.parametrize(("pass_name", "stride", "suffix"), KINDS)
+def test_same_bits_for_every_schedule(pass_name, stride, suffix, width):
+    problem = Problem(3, 64, 10, 17, 64, groups=64 // width, stride=(stride, stride))
+    first, second, bias = operands(pass_name, problem, np.random.default_rng(4).standard_normal)
+    kernel = f"{pass_name}_rows_gw{width}_f32_nhwc{suffix}"
     results = [launch(pass_name, kernel, problem, "f32", "NHWC", first, second, bias, seed) for seed in range(1, 7)]
     assert all(result.tobytes() == results[0].tobytes() for result in results)
 
 
 @pytest.mark.parametrize("width", [4, 8, 16, 32])
 @pytest.mark.parametrize("columns", [6, 7, 13, 14, 28, 29])
-@pytest.mark.parametrize("pass_name", PASSES)
-def test_infinite_weights_never_meet_padding(pass_name, columns, width):
-    problem = Problem(2, 32, 8, columns, 32, groups=32 // width)
+@pytest.mark.parametrize(("pass_name", "stride", "suffix"), KINDS)
+def test_infinite_weights_never_meet_padding(pass_name, stride, suffix, columns, width):
+    problem = Problem(2, 32, 8, columns, 32, groups=32 // width, stride=(stride, stride))
     rng = np.random.default_rng(5)
     first, second, _ = operands(pass_name, problem, lambda shape: rng.uniform(1, 2, shape))
-    kernel = f"{pass_name}_rows_gw{width}_f32_nhwc"
+    kernel = f"{pass_name}_rows_gw{width}_f32_nhwc{suffix}"
     for r, s in np.ndindex(3, 3):
         weight, reached = second.copy(), np.zeros_like(second)
         weight[-1, 1, r, s], reached[-1, 1, r, s] = np.inf, 1
         expected = kernels.reference(pass_name, problem, np.ones_like(first), reached) > 0
         result = launch(pass_name, kernel, problem, "f32", "NHWC", first, weight)
         np.testing.assert_array_equal(~np.isfinite(result), expected)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_layers_of_the_networks_have_a_kernel_of_their_own(layer):
+    problem = LAYERS[layer]
+    width, stride = problem.c // problem.groups, problem.stride[0]
+    names = [accepting(pass_name, problem, "f32", "NHWC")[0] for pass_name in PASSES]
+    expected = [f"{kind[0]}_rows_gw{width}_f32_nhwc{kind[2]}" for kind in KINDS if kind[1] == stride and width <= 32]
+    assert [name for name in names if "rows" in name] == expected
 
 
 @pytest.mark.parametrize("pass_name", PASSES)

@@ -5,32 +5,48 @@
 namespace resnext::cuda {
 namespace {
 
-template <int width>
-using GwOf = std::conditional_t<
-    width == 4, rows_nhwc::Gw4,
-    std::conditional_t<width == 8, rows_nhwc::Gw8, std::conditional_t<width == 16, rows_nhwc::Gw16, rows_nhwc::Gw32>>>;
+using namespace rows_nhwc;
+
+template <int width, int stride>
+struct GwOf;
+template <>
+struct GwOf<4, 1> : Gw4 {};
+template <>
+struct GwOf<8, 1> : Gw8 {};
+template <>
+struct GwOf<16, 1> : Gw16 {};
+template <>
+struct GwOf<32, 1> : Gw32 {};
+template <>
+struct GwOf<4, 2> : Gw4Stride2 {};
+template <>
+struct GwOf<8, 2> : Gw8Stride2 {};
+template <>
+struct GwOf<16, 2> : Gw16Stride2 {};
+template <>
+struct GwOf<32, 2> : Gw32Stride2 {};
 
 }  // namespace
 
-template <int width>
+template <int width, int stride>
 const char* rows_nhwc_why_not(const Problem& problem) {
   const ConvShape& s = problem.shape;
   if (problem.dtype != DType::f32) return "float only";
   if (problem.layout != Layout::nhwc) return "NHWC only";
   if (s.c_per_group() != width || s.k_per_group() != width) return "another group width";
   if (s.r != 3 || s.s != 3) return "3x3 only";
-  if (s.stride_h != 1 || s.stride_w != 1) return "stride 1 only";
+  if (s.stride_h != stride || s.stride_w != stride) return "another stride";
   if (s.pad_h != 1 || s.pad_w != 1) return "padding 1 only";
   if (s.dilation_h != 1 || s.dilation_w != 1) return "dilation 1 only";
   if (s.h >= 1 << 30 || s.w >= 1 << 30) return "the map has 2^30 rows or columns";
   return nullptr;
 }
 
-template <int width>
+template <int width, int stride>
 void fprop_rows_nhwc(const FpropArgs& args) {
   const ConvShape& shape = args.problem.shape;
   const auto& w = args.weight;
-  rows_nhwc::Rows g{};
+  Rows g{};
   g.source = static_cast<const float*>(args.input);
   g.weight = static_cast<const float*>(w.data);
   g.bias = static_cast<const float*>(args.bias);
@@ -43,14 +59,16 @@ void fprop_rows_nhwc(const FpropArgs& args) {
   g.channels = shape.c;
   g.rows = static_cast<int>(shape.h);
   g.columns = static_cast<int>(shape.w);
-  rows_nhwc::launch_rows<GwOf<width>>(g, shape.n, args.launch.stream);
+  g.result_rows = static_cast<int>(shape.p());
+  g.result_columns = static_cast<int>(shape.q());
+  launch_rows<GwOf<width, stride>>(g, shape.n, args.launch.stream);
 }
 
 template <int width>
 void dgrad_rows_nhwc(const DgradArgs& args) {
   const ConvShape& shape = args.problem.shape;
   const auto& w = args.weight;
-  rows_nhwc::Rows g{};
+  Rows g{};
   g.source = static_cast<const float*>(args.grad_output);
   g.weight = static_cast<const float*>(w.data);
   g.result = static_cast<float*>(args.grad_input);
@@ -63,19 +81,29 @@ void dgrad_rows_nhwc(const DgradArgs& args) {
   g.channels = shape.c;
   g.rows = static_cast<int>(shape.h);
   g.columns = static_cast<int>(shape.w);
-  rows_nhwc::launch_rows<GwOf<width>>(g, shape.n, args.launch.stream);
+  g.result_rows = static_cast<int>(shape.p());
+  g.result_columns = static_cast<int>(shape.q());
+  launch_rows<GwOf<width, 1>>(g, shape.n, args.launch.stream);
 }
 
 int64_t no_workspace(const Problem&, int) { return 0; }
 
-template const char* rows_nhwc_why_not<4>(const Problem&);
-template const char* rows_nhwc_why_not<8>(const Problem&);
-template const char* rows_nhwc_why_not<16>(const Problem&);
-template const char* rows_nhwc_why_not<32>(const Problem&);
-template void fprop_rows_nhwc<4>(const FpropArgs&);
-template void fprop_rows_nhwc<8>(const FpropArgs&);
-template void fprop_rows_nhwc<16>(const FpropArgs&);
-template void fprop_rows_nhwc<32>(const FpropArgs&);
+template const char* rows_nhwc_why_not<4, 1>(const Problem&);
+template const char* rows_nhwc_why_not<8, 1>(const Problem&);
+template const char* rows_nhwc_why_not<16, 1>(const Problem&);
+template const char* rows_nhwc_why_not<32, 1>(const Problem&);
+template const char* rows_nhwc_why_not<4, 2>(const Problem&);
+template const char* rows_nhwc_why_not<8, 2>(const Problem&);
+template const char* rows_nhwc_why_not<16, 2>(const Problem&);
+template const char* rows_nhwc_why_not<32, 2>(const Problem&);
+template void fprop_rows_nhwc<4, 1>(const FpropArgs&);
+template void fprop_rows_nhwc<8, 1>(const FpropArgs&);
+template void fprop_rows_nhwc<16, 1>(const FpropArgs&);
+template void fprop_rows_nhwc<32, 1>(const FpropArgs&);
+template void fprop_rows_nhwc<4, 2>(const FpropArgs&);
+template void fprop_rows_nhwc<8, 2>(const FpropArgs&);
+template void fprop_rows_nhwc<16, 2>(const FpropArgs&);
+template void fprop_rows_nhwc<32, 2>(const FpropArgs&);
 template void dgrad_rows_nhwc<4>(const DgradArgs&);
 template void dgrad_rows_nhwc<8>(const DgradArgs&);
 template void dgrad_rows_nhwc<16>(const DgradArgs&);

@@ -8,10 +8,14 @@ namespace resnext::cuda {
 
 const KernelTable<FpropArgs>& fprop_table() {
   static const KernelTable<FpropArgs> table{
-      {"fprop_rows_gw4_f32_nhwc", rows_nhwc_why_not<4>, no_workspace, fprop_rows_nhwc<4>},
-      {"fprop_rows_gw8_f32_nhwc", rows_nhwc_why_not<8>, no_workspace, fprop_rows_nhwc<8>},
-      {"fprop_rows_gw16_f32_nhwc", rows_nhwc_why_not<16>, no_workspace, fprop_rows_nhwc<16>},
-      {"fprop_rows_gw32_f32_nhwc", rows_nhwc_why_not<32>, no_workspace, fprop_rows_nhwc<32>},
+      {"fprop_rows_gw4_f32_nhwc", rows_nhwc_why_not<4, 1>, no_workspace, fprop_rows_nhwc<4, 1>},
+      {"fprop_rows_gw8_f32_nhwc", rows_nhwc_why_not<8, 1>, no_workspace, fprop_rows_nhwc<8, 1>},
+      {"fprop_rows_gw16_f32_nhwc", rows_nhwc_why_not<16, 1>, no_workspace, fprop_rows_nhwc<16, 1>},
+      {"fprop_rows_gw32_f32_nhwc", rows_nhwc_why_not<32, 1>, no_workspace, fprop_rows_nhwc<32, 1>},
+      {"fprop_rows_gw4_f32_nhwc_s2", rows_nhwc_why_not<4, 2>, no_workspace, fprop_rows_nhwc<4, 2>},
+      {"fprop_rows_gw8_f32_nhwc_s2", rows_nhwc_why_not<8, 2>, no_workspace, fprop_rows_nhwc<8, 2>},
+      {"fprop_rows_gw16_f32_nhwc_s2", rows_nhwc_why_not<16, 2>, no_workspace, fprop_rows_nhwc<16, 2>},
+      {"fprop_rows_gw32_f32_nhwc_s2", rows_nhwc_why_not<32, 2>, no_workspace, fprop_rows_nhwc<32, 2>},
       {"fprop_generic", generic_why_not, generic_gather_workspace, fprop_generic},
   };
   return table;
@@ -19,10 +23,10 @@ const KernelTable<FpropArgs>& fprop_table() {
 
 const KernelTable<DgradArgs>& dgrad_table() {
   static const KernelTable<DgradArgs> table{
-      {"dgrad_rows_gw4_f32_nhwc", rows_nhwc_why_not<4>, no_workspace, dgrad_rows_nhwc<4>},
-      {"dgrad_rows_gw8_f32_nhwc", rows_nhwc_why_not<8>, no_workspace, dgrad_rows_nhwc<8>},
-      {"dgrad_rows_gw16_f32_nhwc", rows_nhwc_why_not<16>, no_workspace, dgrad_rows_nhwc<16>},
-      {"dgrad_rows_gw32_f32_nhwc", rows_nhwc_why_not<32>, no_workspace, dgrad_rows_nhwc<32>},
+      {"dgrad_rows_gw4_f32_nhwc", rows_nhwc_why_not<4, 1>, no_workspace, dgrad_rows_nhwc<4>},
+      {"dgrad_rows_gw8_f32_nhwc", rows_nhwc_why_not<8, 1>, no_workspace, dgrad_rows_nhwc<8>},
+      {"dgrad_rows_gw16_f32_nhwc", rows_nhwc_why_not<16, 1>, no_workspace, dgrad_rows_nhwc<16>},
+      {"dgrad_rows_gw32_f32_nhwc", rows_nhwc_why_not<32, 1>, no_workspace, dgrad_rows_nhwc<32>},
       {"dgrad_generic", generic_why_not, generic_gather_workspace, dgrad_generic},
   };
   return table;

@@ -33,8 +33,8 @@ struct AsyncWaitTooLax : cuda::rows_nhwc::Sync {
 template <class Gw, class Sync>
 bool run(const void* input, void* output, void* stream) {
   Rows g{};
-  g.rows = 9;
-  g.columns = 30;
+  g.rows = g.result_rows = 9;
+  g.columns = g.result_columns = 30;
   g.channels = 32;
   g.source = static_cast<const float*>(input);
   g.weight = g.source + g.rows * g.columns * g.channels;

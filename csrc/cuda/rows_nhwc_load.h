@@ -1,0 +1,196 @@
+#pragma once
+// What the row-streaming kernels are made of up to shared memory: tile sizes, problem, segments, and the loads of
+// weights and rows. rows_nhwc.h says how it all fits together.
+#include "device.h"
+#include "generic_index.h"
+
+namespace resnext::cuda::rows_nhwc {
+
+constexpr int taps = 3, tile_columns = 7, vectors = 8, block_channels = 4 * vectors;
+
+struct Gw4 {
+  static constexpr int width = 4, warps = 4, stages = 3, swizzle = 4, stride = 1;
+};
+struct Gw8 {
+  static constexpr int width = 8, warps = 4, stages = 3, swizzle = 1, stride = 1;
+};
+struct Gw16 {
+  static constexpr int width = 16, warps = 3, stages = 3, swizzle = 1, stride = 1;
+};
+struct Gw32 {
+  static constexpr int width = 32, warps = 2, stages = 3, swizzle = 1, stride = 1;
+};
+struct Gw4Stride2 {
+  static constexpr int width = 4, warps = 2, stages = 3, swizzle = 4, stride = 2;
+};
+struct Gw8Stride2 {
+  static constexpr int width = 8, warps = 2, stages = 3, swizzle = 1, stride = 2;
+};
+struct Gw16Stride2 {
+  static constexpr int width = 16, warps = 2, stages = 3, swizzle = 1, stride = 2;
+};
+struct Gw32Stride2 {
+  static constexpr int width = 32, warps = 1, stages = 3, swizzle = 1, stride = 2;
+};
+
+// How the four tiles of a warp are shared out to segments.
+struct Wide {
+  static constexpr int segment_tiles = 4, segments = 1;
+};
+struct Medium {
+  static constexpr int segment_tiles = 2, segments = 2;
+};
+struct Narrow {
+  static constexpr int segment_tiles = 1, segments = 4;
+};
+
+// Columns of a segment in the ring: those of its tiles, and the neighbours that their taps reach.
+template <class Gw, class Map>
+constexpr int segment_columns = Gw::stride * Map::segment_tiles * tile_columns + taps - Gw::stride;
+
+// Where the ring keeps a vector of a segment's column; columns of two tiles differ in the bit that is flipped.
+template <class Gw>
+__device__ __forceinline__ int swizzled(int vector, int segment, int column) {
+  return vector ^ (column / Gw::stride + segment) % 2 * Gw::swizzle;
+}
+
+template <class Gw, class Map>
+struct Smem {
+  float4 ring[Gw::warps][Gw::stages][Map::segments * segment_columns<Gw, Map>][vectors];
+  float4 weight[Gw::width * taps * taps][vectors];
+  float4 bias[vectors];
+  int special[4];  // whether one of the warps has loaded a weight that is not finite
+};
+
+// Pointers, sizes and strides; `turned`: the taps act turned by 180 degrees.
+struct Rows {
+  const float *source, *weight, *bias;
+  float* result;
+  int64_t weight_result, weight_source, weight_group, weight_r, weight_s;
+  int64_t channels, channel_blocks, segments, strips, runs;
+  int rows, columns, result_rows, result_columns, run_rows;
+  bool turned;
+};
+
+// What keeps the lanes in order; a parameter of the kernel so that tests can leave one out.
+struct Sync {
+  __device__ static void weights() { __syncthreads(); }
+  __device__ static void row() { __syncwarp(); }
+  template <int newest>
+  __device__ static void copies() {
+    ptx::cp_async_wait_group<newest>();
+  }
+};
+
+struct Segment {
+  int64_t image;
+  int row, column;  // the first of the result
+  bool exists;
+};
+
+template <class Map>
+__device__ __forceinline__ Segment segment_of(const Rows& g, int64_t index) {
+  const Split run = split(index, g.runs), strip = split(run.quotient, g.strips);
+  return {strip.quotient, static_cast<int>(run.remainder) * g.run_rows,
+          static_cast<int>(strip.remainder) * Map::segment_tiles * tile_columns, index < g.segments};
+}
+
+// One weight of the block: the result channel counts from the block's first, the source channel within its group.
+struct WeightAt {
+  int result, source, tap;
+};
+
+// The weight that a lane loads in a warp's `step`th load: in order of source channels and taps, 8 lanes for each of the
+// 4 result channels of a vector, where source channels are the closer ones in memory; else 32 lanes in order of result
+// channels and taps. So loads are coalesced, and stores meet in a bank at most twice.
+template <class Gw>
+__device__ __forceinline__ WeightAt weight_at(bool sources_closer, int step, int lane) {
+  constexpr int area = taps * taps;
+  if (sources_closer) {
+    const int row = step / vectors * 8 + lane % 8;
+    return {step % vectors * 4 + lane / 8, row / area, row % area};
+  }
+  const int element = step % area * 32 + lane;
+  return {element / area, step / area, element % area};
+}
+
+// The weights of the block's 32 result channels, and their bias.
+template <class Gw, class Map>
+__device__ __forceinline__ void load_weights(const Rows& g, int64_t first_channel, Smem<Gw, Map>& smem) {
+  constexpr int weight_rows = Gw::width * taps * taps, threads = 32 * Gw::warps;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const bool sources_closer = g.weight_source < g.weight_result;
+  bool finite = true;
+#pragma unroll 4
+  for (int step = warp; step < (weight_rows + 7) / 8 * vectors; step += Gw::warps) {
+    const WeightAt at = weight_at<Gw>(sources_closer, step, lane);
+    if (at.source >= Gw::width) continue;
+    const int64_t channel = first_channel + at.result;
+    float value = 0;
+    if (channel < g.channels)
+      value = g.weight[channel / Gw::width * g.weight_group + channel % Gw::width * g.weight_result +
+                       at.source * g.weight_source + at.tap / taps * g.weight_r + at.tap % taps * g.weight_s];
+    finite = finite && value - value == 0;
+    const int row = at.source * taps * taps + (g.turned ? taps * taps - 1 - at.tap : at.tap);
+    reinterpret_cast<float*>(&smem.weight[row][at.result / 4 ^ row % 8])[at.result % 4] = value;
+  }
+  for (int i = threadIdx.x; i < block_channels; i += threads)
+    reinterpret_cast<float*>(smem.bias)[i] = g.bias && first_channel + i < g.channels ? g.bias[first_channel + i] : 0;
+  const bool special = __any_sync(0xffffffffu, !finite);
+  for (int i = warp; lane == 0 && i < 4; i += Gw::warps) smem.special[i] = special;
+}
+
+// Source rows that a run of result rows reads, some of which may lie outside the image.
+template <class Gw>
+__device__ __forceinline__ int source_rows(const Rows& g) {
+  return Gw::stride * (g.run_rows - 1) + taps;
+}
+
+// A lane's part in copying rows to the ring: one vector of every `segment_tiles`th column of one segment.
+template <class Gw, class Map>
+struct Loader {
+  const float* row;                   // the lane's first column of row `y`
+  int y, end;                         // the rows yet to be copied
+  unsigned valid;                     // bit i: column i exists
+  int segment_index, column, vector;  // of the first
+
+  static constexpr int count = (segment_columns<Gw, Map> + Map::segment_tiles - 1) / Map::segment_tiles;
+
+  __device__ __forceinline__ Loader(const Rows& g, int64_t first_segment, int64_t first_channel, int lane) {
+    constexpr int lanes = 32 / Map::segments;
+    const Segment segment = segment_of<Map>(g, first_segment + lane / lanes);
+    column = lane % lanes / vectors;
+    segment_index = lane / lanes;
+    const int at = Gw::stride * segment.column - 1 + column;
+    vector = lane % vectors;
+    y = Gw::stride * segment.row - 1;
+    end = min(g.rows, y + source_rows<Gw>(g));
+    const int64_t pixel = (segment.image * g.rows + y) * g.columns + at;
+    row = g.source + pixel * g.channels + first_channel + 4 * vector;
+    valid = 0;
+    for (int i = 0; i < count; ++i) {
+      const int x = at + i * Map::segment_tiles;
+      if (segment.exists && x >= 0 && x < g.columns && first_channel + 4 * vector < g.channels) valid |= 1u << i;
+    }
+  }
+
+  // Starts the copy of the next row and makes a group of it, an empty one if there is no such row.
+  __device__ __forceinline__ void copy_next(const Rows& g, float4 (*stage)[vectors]) {
+    if (y >= 0 && y < end) {
+#pragma unroll
+      for (int i = 0; i < count; ++i) {
+        const int at = column + i * Map::segment_tiles;
+        if ((i + 1) * Map::segment_tiles > segment_columns<Gw, Map> && at >= segment_columns<Gw, Map>) continue;
+        const bool exists = valid >> i & 1;
+        ptx::cp_async<16>(
+            &stage[segment_index * segment_columns<Gw, Map> + at][swizzled<Gw>(vector, segment_index, at)],
+            exists ? row + i * Map::segment_tiles * g.channels : g.source, exists ? 16 : 0);
+      }
+    }
+    ptx::cp_async_commit();
+    row += g.columns * g.channels;
+    ++y;
+  }
+};
+
+}  // namespace resnext::cuda::rows_nhwc
