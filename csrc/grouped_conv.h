@@ -46,6 +46,15 @@ struct WgradArgs {
   Launch launch;
 };
 
+// What problem.alignment has to be.
+inline int alignment_of(const void* one, const void* other) {
+  const auto bits = reinterpret_cast<uintptr_t>(one) | reinterpret_cast<uintptr_t>(other) | 16;
+  return static_cast<int>(bits & -bits);
+}
+inline int alignment_of(const FpropArgs& args) { return alignment_of(args.input, args.output); }
+inline int alignment_of(const DgradArgs& args) { return alignment_of(args.grad_output, args.grad_input); }
+inline int alignment_of(const WgradArgs& args) { return alignment_of(args.grad_output, args.input); }
+
 namespace cpu {
 const KernelTable<FpropArgs>& fprop_table();
 const KernelTable<DgradArgs>& dgrad_table();

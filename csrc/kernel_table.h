@@ -18,6 +18,7 @@ struct Problem {
   ConvShape shape;
   DType dtype;
   Layout layout;
+  int alignment = 16;  // of all activations, in bytes: the largest power of two up to 16 that divides their addresses
 };
 
 // One row of a kernel table. `Args` is the argument record of the pass (FpropArgs, DgradArgs, WgradArgs).

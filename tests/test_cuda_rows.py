@@ -74,6 +74,39 @@ def test_infinite_weights_never_meet_padding(pass_name, stride, suffix, columns,
         np.testing.assert_array_equal(~np.isfinite(result), expected)
 
 
+@pytest.mark.parametrize("width", [4, 8, 16, 32])
+@pytest.mark.parametrize("misaligned", ["source", "result"])
+@pytest.mark.parametrize(("pass_name", "stride", "suffix"), KINDS)
+def test_misaligned_tensors_run_the_generic_kernel(pass_name, stride, suffix, misaligned, width):
+    """Vectors of four channels cannot be read or written there, and nothing may copy the tensor."""
+    problem = Problem(2, 32, 5, 6, 32, groups=32 // width, stride=(stride, stride))
+    first, second, _, expected = kernels.exact_case(pass_name, problem, "f32")
+    if pass_name == "fprop":
+        expected = kernels.reference(pass_name, problem, first, second)
+    source = kernels.flatten(first, "f32", "NHWC")
+    result = np.full(expected.size, np.nan, np.float32)
+    off = {
+        name: np.full(array.size + 4, np.nan, np.float32)[1:-3]
+        for name, array in (("source", source), ("result", result))
+    }
+    off["source"][:] = source
+    arrays = {"source": source, "result": result, misaligned: off[misaligned]}
+    assert [name for name, array in arrays.items() if array.ctypes.data % 16] == [misaligned]
+    weight = kernels.flatten(second, "f32", "KCRS"), kernels.weight_strides(problem, "KCRS")
+    bias = [None] if pass_name == "fprop" else []
+    run = getattr(_testing_cuda, pass_name)
+    common = kernels.shape_of(problem), "f32", "NHWC", arrays["source"], *weight, *bias, arrays["result"]
+    kernel = f"{pass_name}_rows_gw{width}_f32_nhwc{suffix}"
+    with pytest.raises(ValueError, match=rf"'{kernel}' cannot run this problem: activations are not 16-byte aligned"):
+        run(*common, 1, kernel)
+    assert np.isnan(arrays["result"]).all()
+    for seed in (1, 2):
+        assert run(*common, seed) == f"{pass_name}_generic"
+        np.testing.assert_array_equal(
+            arrays["result"].reshape(expected.transpose(0, 2, 3, 1).shape), expected.transpose(0, 2, 3, 1)
+        )
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 def test_layers_of_the_networks_have_a_kernel_of_their_own(layer):
     problem = LAYERS[layer]

@@ -8,6 +8,7 @@ addresses out of bounds, misalignment, or reads of shared memory that nobody wro
 import json
 import re
 
+import numpy as np
 import pytest
 
 from benchmarks import cubins
@@ -17,16 +18,44 @@ if WHY_NOT := cubins.why_not():
     pytest.skip(f"CUDA kernels cannot be compiled here: {WHY_NOT}", allow_module_level=True)
 
 TESTING = cubins.ROOT / "csrc/testing"
-# Source, kernel, threads, bytes of dynamic shared memory, integers among the parameters (index: value). Every kernel
-# that uses shared memory has a row here, or a reason in NOT_VERIFIED.
+
+
+def rows_launch(width, stride, tiles, images, height, columns):
+    """What launch_map of rows_nhwc.h gives its kernel for 32 channels and segments of so many tiles."""
+    result_rows, result_columns = (height - 1) // stride + 1, (columns - 1) // stride + 1
+    runs, strips = -(-result_rows // 7), -(-result_columns // (7 * tiles))
+    return {
+        **{"bias": 0, "turned": 0, "channels": 32, "channel_blocks": 1, "runs": runs, "strips": strips},
+        **{"weight_s": 1, "weight_r": 3, "weight_source": 9, "weight_result": 9 * width, "weight_group": 9 * width**2},
+        **{"segments": images * strips * runs, "run_rows": -(-result_rows // runs)},
+        **{"rows": height, "columns": columns, "result_rows": result_rows, "result_columns": result_columns},
+    }
+
+
+# Two warps at least that do work, a border, a tile that is cut off, and more rows than the ring has stages.
+ROWS = [
+    (
+        ("rows_nhwc", f"stream_rows<Gw<{width}, {stride}>, {name}, Sync>"),
+        (128 if stride == 1 or width == 32 else 64, 65536),
+        rows_launch(width, stride, tiles, images, stride * (4 if width < 16 else 2), 9 * tiles * stride),
+    )
+    for width in (4, 8, 16, 32)
+    for stride in (1, 2)
+    for name, tiles, images in (("Wide", 4, 1), ("Medium", 2, 2), ("Narrow", 1, 3))
+]
+# Source, kernel, threads, bytes of dynamic shared memory, integers among the parameters: by index or, if the parameter
+# is a struct, by the field's name. Every kernel that uses shared memory has a row here, or a reason in NOT_VERIFIED.
 CORRECT = [
     ("bug_probes", "tiles<none>", 64, 288, {}),
     ("bug_probes", "async_tiles<none>", 64, 512, {}),
     ("bug_probes", "neighbours<none>", 64, 288, {}),
     ("wrapper_probes", "product_probe", 32, 768, {}),
     ("wrapper_probes", "ring_probe", 32, 384, {2: 5}),
+    *((*kernel, *sizes, integers) for kernel, sizes, integers in ROWS),
 ]
 # The test of the test: the same kernels with one fault each.
+FAULTY_ROWS = rows_launch(8, 1, tiles=4, images=1, height=4, columns=30)
+ROWS_FAULTS = ("NoBarrierAfterWeights", "NoSyncwarp", "NoAsyncWait", "AsyncWaitTooLax")
 FAULTS = [
     ("bug_probes", "tiles<no_barrier_before_reading>", "potential_race"),
     ("bug_probes", "tiles<no_barrier_before_overwriting>", "potential_race"),
@@ -35,6 +64,7 @@ FAULTS = [
     ("bug_probes", "async_tiles<async_wait_too_lax>", "potential_race"),
     ("bug_probes", "neighbours<no_syncwarp>", "potential_race"),
     ("bug_probes", "barriers<barrier_in_a_branch>", "not_wellsynced"),
+    *(("rows_bugs", f"stream_rows<Gw<8, 1>, Wide, {fault}>", "potential_race") for fault in ROWS_FAULTS),
 ]
 
 
@@ -49,7 +79,7 @@ def entries():
     for source in sources:
         path = cubins.OUTPUT / f"{source.stem}.{cubins.PTX}.ptx"
         parameters = {
-            symbol: re.findall(r"\.param \.(?:align \d+ \.)?(\w+)", text)
+            symbol: [kind + size for kind, size in re.findall(r"\.param \.(?:align \d+ \.)?(\w+) \w+(\[\d+\])?", text)]
             for symbol, text in re.findall(r"\.entry (\w+)\((.*?)\)", path.read_text(), re.S)
         }
         for symbol, name in cubins.short_names(list(parameters)).items():
@@ -59,35 +89,72 @@ def entries():
     return found
 
 
+def struct_fields():
+    """{field of rows_nhwc::Rows: (offset, type)}, and the struct's size."""
+    text = (cubins.ROOT / "csrc/cuda/rows_nhwc_load.h").read_text()
+    body = re.search(r"struct Rows \{\n(.*?)\n\};", text, re.S)[1]
+    kinds = {"float": ("pointer", "u8"), "int64_t": ("u64", "u8"), "int": ("u32", "u4"), "bool": ("u8", "u1")}
+    found = {}
+    for kind, names in re.findall(r"^  (?:const )?(\w+)\b(.*);$", body, re.M):
+        found |= {name.strip(" *"): kinds[kind] for name in names.split(",")}
+    layout = np.dtype([(name, size) for name, (_, size) in found.items()], align=True)
+    return {name: (layout.fields[name][1], kind) for name, (kind, _) in found.items()}, layout.itemsize
+
+
+def places(entry):
+    """{index of a parameter, or name of a field if there is one struct: (where that is, its type)}."""
+    _, symbol, types = entry
+    fields, size = struct_fields()
+    if types == [f"b8[{size}]"]:
+        return {name: ({"parameter": f"{symbol}_param_0", "offset": at}, kind) for name, (at, kind) in fields.items()}
+    return {i: ({"parameter": f"{symbol}_param_{i}"}, kind) for i, kind in enumerate(types)}
+
+
 def verify(entry, tmp_path, threads, shared, integers):
     """The checker's whole answer for one block of a kernel whose other parameters are pointers."""
-    path, symbol, types = entry
-    parameter = lambda i: f"{symbol}_param_{i}"  # noqa: E731
-    pointers = [i for i in range(len(types)) if i not in integers]
+    path, symbol, _ = entry
     kernel = {
         "schema": "spverify.kernel-input/v1",
         "entry": symbol,
         "launch": {"grid_dim": [1, 1, 1], "block_dim": [threads, 1, 1], "dynamic_shared_bytes": shared},
         "declarations": [
-            {"parameter": parameter(i), "type": "pointer", "space": "global", "object": f"tensor{i}"} for i in pointers
+            {**place, "type": "pointer", "space": "global", "object": f"tensor_{key}"}
+            for key, (place, _) in places(entry).items()
+            if key not in integers
         ],
-        "arguments": [{"parameter": parameter(i), "type": types[i], "value": value} for i, value in integers.items()],
+        "arguments": [
+            {**place, "type": kind.replace("pointer", "u64"), "value": integers[key]}
+            for key, (place, kind) in places(entry).items()
+            if key in integers
+        ],
     }
+    return answers(path, kernel, tmp_path)
+
+
+def answers(path, kernel, tmp_path):
+    """The checker's answers: one, or one for each way of every branch that the tensors' values decide."""
     (tmp_path / "input.json").write_text(json.dumps(kernel))
     options = {"timeout_seconds": 120, "memory_limit_mib": 4096}
-    return sentryward.verify(str(path), input=str(tmp_path / "input.json"), reference=None, **options)
+    answer = sentryward.verify(str(path), input=str(tmp_path / "input.json"), reference=None, **options)
+    decided = kernel.get("branch_decisions", [])
+    undecided = [d["details"]["location"] for d in answer["diagnostics"] if d["code"] == "control_predicate_not_static"]
+    if not undecided or undecided[0]["line"] in [decision["line"] for decision in decided]:
+        return [answer]
+    ways = [{"line": undecided[0]["line"], "taken": taken} for taken in (True, False)]
+    return [a for way in ways for a in answers(path, {**kernel, "branch_decisions": [*decided, way]}, tmp_path)]
 
 
 @pytest.mark.parametrize(("source", "name", "threads", "shared", "integers"), CORRECT, ids=lambda v: str(v))
 def test_no_races(entries, tmp_path, source, name, threads, shared, integers):
-    answer = verify(entries[source, name], tmp_path, threads, shared, integers)
-    assert answer["result"] == "race_free", answer["diagnostics"]  # "unsupported" is not verified either
+    for answer in verify(entries[source, name], tmp_path, threads, shared, integers):
+        assert answer["result"] == "race_free", answer["diagnostics"]  # "unsupported" is not verified either
 
 
 @pytest.mark.parametrize(("source", "name", "verdict"), FAULTS, ids=lambda v: str(v))
 def test_faults_are_found(entries, tmp_path, source, name, verdict):
-    answer = verify(entries[source, name], tmp_path, 64, 512, {})
-    assert answer["result"] == verdict, answer["diagnostics"]
+    sizes, integers = ((128, 65536), FAULTY_ROWS) if source == "rows_bugs" else ((64, 512), {})
+    for answer in verify(entries[source, name], tmp_path, *sizes, integers):
+        assert answer["result"] == verdict, answer["diagnostics"]
 
 
 NOT_VERIFIED: dict[str, str] = {}  # kernel: why the checker cannot take it

@@ -3,30 +3,7 @@
 #include "rows_nhwc.h"
 
 namespace resnext::cuda {
-namespace {
-
 using namespace rows_nhwc;
-
-template <int width, int stride>
-struct GwOf;
-template <>
-struct GwOf<4, 1> : Gw4 {};
-template <>
-struct GwOf<8, 1> : Gw8 {};
-template <>
-struct GwOf<16, 1> : Gw16 {};
-template <>
-struct GwOf<32, 1> : Gw32 {};
-template <>
-struct GwOf<4, 2> : Gw4Stride2 {};
-template <>
-struct GwOf<8, 2> : Gw8Stride2 {};
-template <>
-struct GwOf<16, 2> : Gw16Stride2 {};
-template <>
-struct GwOf<32, 2> : Gw32Stride2 {};
-
-}  // namespace
 
 template <int width, int stride>
 const char* rows_nhwc_why_not(const Problem& problem) {
@@ -38,6 +15,7 @@ const char* rows_nhwc_why_not(const Problem& problem) {
   if (s.stride_h != stride || s.stride_w != stride) return "another stride";
   if (s.pad_h != 1 || s.pad_w != 1) return "padding 1 only";
   if (s.dilation_h != 1 || s.dilation_w != 1) return "dilation 1 only";
+  if (problem.alignment < 16) return "activations are not 16-byte aligned";
   if (s.h >= 1 << 30 || s.w >= 1 << 30) return "the map has 2^30 rows or columns";
   return nullptr;
 }
@@ -61,7 +39,7 @@ void fprop_rows_nhwc(const FpropArgs& args) {
   g.columns = static_cast<int>(shape.w);
   g.result_rows = static_cast<int>(shape.p());
   g.result_columns = static_cast<int>(shape.q());
-  launch_rows<GwOf<width, stride>>(g, shape.n, args.launch.stream);
+  launch_rows<Gw<width, stride>>(g, shape.n, args.launch.stream);
 }
 
 template <int width>
@@ -83,7 +61,7 @@ void dgrad_rows_nhwc(const DgradArgs& args) {
   g.columns = static_cast<int>(shape.w);
   g.result_rows = static_cast<int>(shape.p());
   g.result_columns = static_cast<int>(shape.q());
-  launch_rows<GwOf<width, 1>>(g, shape.n, args.launch.stream);
+  launch_rows<Gw<width, 1>>(g, shape.n, args.launch.stream);
 }
 
 int64_t no_workspace(const Problem&, int) { return 0; }

@@ -22,20 +22,26 @@
 //       4 channels  tile 0   tile 1    tile 2    tile 3                 |  '--+--'  '- tile, low bit
 //       4 channels     8 vectors of 4 channels each         tile, high -'     vector
 //
-// Shared memory. ring: [warp][stage][column][vector of 4 channels]. Lanes 2i and 2i + 1 read columns 7 * stride apart
-// or, in Narrow, of neighbouring segments, in either case of four vectors or of the same one. Every other column, or
-// pair of columns at stride 2, is stored with vectors exchanged (vector ^ swizzle), so that what 8 lanes read, or 16
-// where pairs of lanes read the same, lies in different banks. weight: [source channel of the group][tap][vector], with
-// vector ^ (row % 8) against conflicts in the one transposing store; lanes 2i and 2i + 1 read the same one.
+// Shared memory. ring: [warp][stage][column][vector of 4 channels]. A stage is a row or, for groups of 16 and 32
+// channels, a part of it: a half or a quarter of each group, as their weights leave less room. Lanes 2i and 2i + 1 read
+// columns 7 * stride apart or, in Narrow, of neighbouring segments. Every other column, or pair of columns at stride 2,
+// is stored with vectors exchanged (vector ^ swizzle), so that what 8 lanes read, or 16 where pairs of lanes read the
+// same, lies in different banks. weight: [source channel of the group][tap][vector], with vector ^ (row % 8) against
+// conflicts in the one transposing store; lanes 2i and 2i + 1 read the same one.
 //
-// Synchronisation. __syncthreads, once: the weights are complete. __syncwarp, once per row: after it the copies that
-// all lanes waited for are visible to all, and every lane is done with the row before, whose stage is filled anew.
+// Synchronisation. __syncthreads, once: the weights are complete. __syncwarp, once per part: after it the copies that
+// all lanes waited for are visible to all, and every lane is done with the part before, whose stage is filled anew.
+//
+// Occupancy. Registers allow 8 warps on a multiprocessor, each with a row (two parts) under way: 28 KB at least, more
+// than the 18 KB that hide the latency of an H100's memory at its full rate. Shared memory allows as many where there
+// are 164 KB (6 in Narrow, at stride 2, of groups of 16), 4 to 8 in 100 KB and 2 to 4 in 64 KB.
 //
 // Padding. Rows outside the image are skipped. Columns outside are read as zeros, which is the same as skipping unless
 // a weight is infinite or NaN: a block with such a weight takes the same path with a test of each edge.
 //
-// Limits: the channels of a tensor are whole vectors of 4, maps have fewer than 2^30 rows and columns. At most 63 KB of
-// shared memory, so every architecture runs all of it. Weights are read by 4-byte loads, as their order is the user's.
+// Limits: activations are 16-byte aligned and their channels whole vectors of 4, maps have fewer than 2^30 rows and
+// columns. At most 64 KB of shared memory, so every architecture runs all of it. Weights are read by 4-byte loads, as
+// their order is the user's.
 #include "launch.h"
 #include "rows_nhwc_load.h"
 
@@ -70,19 +76,20 @@ __device__ __forceinline__ unsigned tap_rows(int i, int run_rows) {
   return mask;
 }
 
-// Adds the products of a source row with the tap rows in `mask`. `checked` skips columns outside the image.
+// Adds the products of a part of a source row with the tap rows in `mask`. `checked` skips columns outside the image.
 template <class Gw, bool checked>
-__device__ __forceinline__ void add_row(Sums<Gw>& sums, const float4 (*stage)[vectors], const float4 (*weight)[vectors],
-                                        const Tile& tile, unsigned mask) {
-  constexpr int group_vectors = Gw::width / 4, columns = Gw::stride * (tile_columns - 1) + taps;
+__device__ __forceinline__ void add_part(Sums<Gw>& sums, const float4 (*stage)[Gw::part_vectors],
+                                         const float4 (*weight)[vectors], const Tile& tile, unsigned mask) {
+  constexpr int columns = Gw::stride * (tile_columns - 1) + taps;
+  const int first = tile.vector / Gw::group_vectors * Gw::group_part;
 #pragma unroll 1
-  for (int c4 = 0; c4 < group_vectors; ++c4, weight += 4 * taps * taps) {
-    const int source = tile.vector / group_vectors * group_vectors + c4;
+  for (int c4 = 0; c4 < Gw::group_part; ++c4, weight += 4 * taps * taps) {
+    const int source = first + c4;
     const float4* straight = &stage[tile.column][source ^ tile.parity * Gw::swizzle];
     const float4* flipped = &stage[tile.column][source ^ (1 - tile.parity) * Gw::swizzle];
     float x[columns][4];
 #pragma unroll
-    for (int i = 0; i < columns; ++i) unpack(x[i], (i / Gw::stride % 2 ? flipped : straight)[i * vectors]);
+    for (int i = 0; i < columns; ++i) unpack(x[i], (i / Gw::stride % 2 ? flipped : straight)[i * Gw::part_vectors]);
     const int at = tile.vector ^ (c4 & 1) * 4;  // row % 8 is c4 % 2 * 4 more than in the first block of 36 rows
 #pragma unroll
     for (int r = 0; r < taps; ++r) {
@@ -137,6 +144,7 @@ __device__ __forceinline__ void next_row(float (&sums)[count][tile_columns][4], 
 
 template <class Gw, class Map, class Sync, bool checked>
 __device__ __forceinline__ void walk(const Rows& g, int64_t first_segment, int64_t first_channel, Smem<Gw, Map>& smem) {
+  constexpr int part_rows = 4 * Gw::group_part * taps * taps;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, number = lane % 2 + lane / 16 * 2;
   Tile tile;
   tile.vector = lane / 2 % vectors;
@@ -160,12 +168,17 @@ __device__ __forceinline__ void walk(const Rows& g, int64_t first_segment, int64
   for (auto& row : sums) start_row(row, bias);
   int stage = 0, free_stage = Gw::stages - 1, p = segment.row;
   for (int i = 0; i < source_rows<Gw>(g); ++i) {
-    Sync::template copies<Gw::stages - 2>();
-    Sync::row();
-    loader.copy_next(g, ring[free_stage]);
     const int y = Gw::stride * segment.row - 1 + i;
-    if (tile.owned > 0 && y >= 0 && y < g.rows)
-      add_row<Gw, checked>(sums, ring[stage], smem.weight, tile, tap_rows<Gw>(i, g.run_rows));
+    const unsigned mask = tile.owned > 0 && y >= 0 && y < g.rows ? tap_rows<Gw>(i, g.run_rows) : 0;
+#pragma unroll 1
+    for (int part = 0; part < Gw::parts; ++part) {
+      Sync::template copies<Gw::stages - 2>();
+      Sync::row();
+      loader.copy_next(g, ring[free_stage]);
+      if (mask) add_part<Gw, checked>(sums, ring[stage], smem.weight + part * part_rows, tile, mask);
+      free_stage = stage;
+      stage = stage + 1 < Gw::stages ? stage + 1 : 0;
+    }
     if (i % Gw::stride == 0) {  // row i was the last of result row p, counted from two before the run's first
       if (i >= 2) {
         if (p < g.result_rows) store_row(sums[0], result, g.channels, tile.owned);
@@ -174,13 +187,11 @@ __device__ __forceinline__ void walk(const Rows& g, int64_t first_segment, int64
       }
       next_row(sums, bias);
     }
-    free_stage = stage;
-    stage = stage + 1 < Gw::stages ? stage + 1 : 0;
   }
 }
 
 template <class Gw, class Map, class Sync>
-__global__ void __launch_bounds__(32 * Gw::warps) stream_rows(Rows g) {
+__global__ void __launch_bounds__(32 * Gw::warps, Gw::blocks) stream_rows(Rows g) {
   auto& smem = dynamic_smem<Smem<Gw, Map>>();
   const Split block = split(blockIdx.x, g.channel_blocks);
   const int64_t first_channel = block.remainder * block_channels;

@@ -8,29 +8,17 @@ namespace resnext::cuda::rows_nhwc {
 
 constexpr int taps = 3, tile_columns = 7, vectors = 8, block_channels = 4 * vectors;
 
-struct Gw4 {
-  static constexpr int width = 4, warps = 4, stages = 3, swizzle = 4, stride = 1;
-};
-struct Gw8 {
-  static constexpr int width = 8, warps = 4, stages = 3, swizzle = 1, stride = 1;
-};
-struct Gw16 {
-  static constexpr int width = 16, warps = 3, stages = 3, swizzle = 1, stride = 1;
-};
-struct Gw32 {
-  static constexpr int width = 32, warps = 2, stages = 3, swizzle = 1, stride = 1;
-};
-struct Gw4Stride2 {
-  static constexpr int width = 4, warps = 2, stages = 3, swizzle = 4, stride = 2;
-};
-struct Gw8Stride2 {
-  static constexpr int width = 8, warps = 2, stages = 3, swizzle = 1, stride = 2;
-};
-struct Gw16Stride2 {
-  static constexpr int width = 16, warps = 2, stages = 3, swizzle = 1, stride = 2;
-};
-struct Gw32Stride2 {
-  static constexpr int width = 32, warps = 1, stages = 3, swizzle = 1, stride = 2;
+// What differs between group widths and strides. A source row comes to shared memory in parts, each of some vectors of
+// every group: in one part for narrow groups, in several for wide ones, whose weights leave less room.
+template <int group_width, int result_stride>
+struct Gw {
+  static constexpr int width = group_width, stride = result_stride;
+  static constexpr int parts = width < 16 ? 1 : width == 32 && stride == 2 ? 4 : 2, stages = parts == 1 ? 2 : 3;
+  static constexpr int part_vectors = vectors / parts;
+  static constexpr int group_vectors = width / 4, group_part = group_vectors / parts;  // of a group: all, and in a part
+  static constexpr int warps = stride == 1 || width == 32 ? 4 : 2;
+  static constexpr int blocks = 8 / warps;  // per multiprocessor, as far as registers go
+  static constexpr int swizzle = width == 4 ? 4 : 1;
 };
 
 // How the four tiles of a warp are shared out to segments.
@@ -56,7 +44,7 @@ __device__ __forceinline__ int swizzled(int vector, int segment, int column) {
 
 template <class Gw, class Map>
 struct Smem {
-  float4 ring[Gw::warps][Gw::stages][Map::segments * segment_columns<Gw, Map>][vectors];
+  float4 ring[Gw::warps][Gw::stages][Map::segments * segment_columns<Gw, Map>][Gw::part_vectors];
   float4 weight[Gw::width * taps * taps][vectors];
   float4 bias[vectors];
   int special[4];  // whether one of the warps has loaded a weight that is not finite
@@ -146,50 +134,58 @@ __device__ __forceinline__ int source_rows(const Rows& g) {
   return Gw::stride * (g.run_rows - 1) + taps;
 }
 
-// A lane's part in copying rows to the ring: one vector of every `segment_tiles`th column of one segment.
+// A lane's share in copying parts of rows to the ring: one vector of every `step`th column of one segment.
 template <class Gw, class Map>
 struct Loader {
-  const float* row;                   // the lane's first column of row `y`
-  int y, end;                         // the rows yet to be copied
+  const float* from;                  // the lane's first column in the next part
+  int y, part, end;                   // which that is, and the first row not to be copied
   unsigned valid;                     // bit i: column i exists
   int segment_index, column, vector;  // of the first
 
-  static constexpr int count = (segment_columns<Gw, Map> + Map::segment_tiles - 1) / Map::segment_tiles;
+  static constexpr int step = 32 / Map::segments / Gw::part_vectors;
+  static constexpr int count = (segment_columns<Gw, Map> + step - 1) / step;
 
   __device__ __forceinline__ Loader(const Rows& g, int64_t first_segment, int64_t first_channel, int lane) {
     constexpr int lanes = 32 / Map::segments;
     const Segment segment = segment_of<Map>(g, first_segment + lane / lanes);
-    column = lane % lanes / vectors;
+    column = lane % lanes / Gw::part_vectors;
     segment_index = lane / lanes;
     const int at = Gw::stride * segment.column - 1 + column;
-    vector = lane % vectors;
+    vector = lane % Gw::part_vectors;
+    const int64_t channel = first_channel + 4 * (vector / Gw::group_part * Gw::group_vectors + vector % Gw::group_part);
     y = Gw::stride * segment.row - 1;
+    part = 0;
     end = min(g.rows, y + source_rows<Gw>(g));
     const int64_t pixel = (segment.image * g.rows + y) * g.columns + at;
-    row = g.source + pixel * g.channels + first_channel + 4 * vector;
+    from = g.source + pixel * g.channels + channel;
     valid = 0;
     for (int i = 0; i < count; ++i) {
-      const int x = at + i * Map::segment_tiles;
-      if (segment.exists && x >= 0 && x < g.columns && first_channel + 4 * vector < g.channels) valid |= 1u << i;
+      const int x = at + i * step;
+      if (segment.exists && x >= 0 && x < g.columns && channel < g.channels) valid |= 1u << i;
     }
   }
 
-  // Starts the copy of the next row and makes a group of it, an empty one if there is no such row.
-  __device__ __forceinline__ void copy_next(const Rows& g, float4 (*stage)[vectors]) {
+  // Starts the copy of the next part and makes a group of it, an empty one if there is no such row.
+  __device__ __forceinline__ void copy_next(const Rows& g, float4 (*stage)[Gw::part_vectors]) {
     if (y >= 0 && y < end) {
+      const float* pixel = from;
 #pragma unroll
-      for (int i = 0; i < count; ++i) {
-        const int at = column + i * Map::segment_tiles;
-        if ((i + 1) * Map::segment_tiles > segment_columns<Gw, Map> && at >= segment_columns<Gw, Map>) continue;
+      for (int i = 0; i < count; ++i, pixel += step * g.channels) {
+        const int at = column + i * step;
+        if ((i + 1) * step > segment_columns<Gw, Map> && at >= segment_columns<Gw, Map>) continue;
         const bool exists = valid >> i & 1;
         ptx::cp_async<16>(
             &stage[segment_index * segment_columns<Gw, Map> + at][swizzled<Gw>(vector, segment_index, at)],
-            exists ? row + i * Map::segment_tiles * g.channels : g.source, exists ? 16 : 0);
+            exists ? pixel : g.source, exists ? 16 : 0);
       }
     }
     ptx::cp_async_commit();
-    row += g.columns * g.channels;
-    ++y;
+    from += 4 * Gw::group_part;
+    if (++part == Gw::parts) {
+      part = 0;
+      ++y;
+      from += g.columns * g.channels - Gw::width;
+    }
   }
 };
 

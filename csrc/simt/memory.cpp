@@ -27,13 +27,13 @@ bool all_nan(const unsigned char* begin, const unsigned char* end) {
 
 }  // namespace
 
-GuardedMemory::GuardedMemory(std::string name, size_t bytes, size_t alignment, Flush flush)
-    : name_(std::move(name)), bytes_(bytes), pages_(std::max<size_t>(1, (bytes + page - 1) / page) * page) {
+GuardedMemory::GuardedMemory(std::string name, size_t bytes, size_t alignment, Flush flush, size_t offset)
+    : name_(std::move(name)), bytes_(bytes), pages_(std::max<size_t>(1, (bytes + offset + page - 1) / page) * page) {
   void* mapping = mmap(nullptr, pages_ + 2 * guard, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapping == MAP_FAILED) throw std::bad_alloc();
   mapping_ = static_cast<unsigned char*>(mapping);
   if (mprotect(mapping_ + guard, pages_, PROT_READ | PROT_WRITE) != 0) throw std::bad_alloc();
-  data_ = mapping_ + guard + (flush == Flush::end ? (pages_ - bytes) / alignment * alignment : 0);
+  data_ = mapping_ + guard + (flush == Flush::end ? (pages_ - bytes - offset) / alignment * alignment : 0) + offset;
   std::memset(mapping_ + guard, nan_byte, pages_);
   registry().push_back(this);
 }

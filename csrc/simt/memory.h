@@ -11,7 +11,8 @@ class GuardedMemory {
  public:
   enum class Flush { end, start };
 
-  GuardedMemory(std::string name, size_t bytes, size_t alignment, Flush flush);
+  // Starts `offset` bytes behind a multiple of `alignment`.
+  GuardedMemory(std::string name, size_t bytes, size_t alignment, Flush flush, size_t offset = 0);
   ~GuardedMemory();
   GuardedMemory(const GuardedMemory&) = delete;
   GuardedMemory& operator=(const GuardedMemory&) = delete;

@@ -1,5 +1,6 @@
 // Test-only module: every entry of the CUDA kernel tables, run by the emulation of csrc/simt; see table_module.h.
-// Kernels get copies of the arrays between inaccessible pages, inputs write-protected, and results are copied back.
+// Kernels get copies of the arrays, aligned as these are, between inaccessible pages, inputs write-protected, and
+// results are copied back.
 #include <cstring>
 #include <deque>
 
@@ -26,7 +27,7 @@ struct Cuda {
           flush_(seed % 2 ? simt::GuardedMemory::Flush::end : simt::GuardedMemory::Flush::start) {}
 
     void* array(const char* what, void* host, size_t bytes, bool written) {
-      auto& [memory, original] = arrays_.emplace_back(what, bytes, flush_, written ? host : nullptr);
+      auto& [memory, original] = arrays_.emplace_back(what, host, bytes, flush_, written);
       std::memcpy(memory.data(), host, bytes);
       if (!written) memory.make_read_only();
       return memory.data();
@@ -53,8 +54,9 @@ struct Cuda {
 
    private:
     struct Array {
-      Array(const char* what, size_t bytes, simt::GuardedMemory::Flush flush, void* original)
-          : memory(what, bytes, 16, flush), original(original) {}
+      Array(const char* what, void* host, size_t bytes, simt::GuardedMemory::Flush flush, bool written)
+          : memory(what, bytes, 16, flush, reinterpret_cast<uintptr_t>(host) % 16),
+            original(written ? host : nullptr) {}
       simt::GuardedMemory memory;
       void* original;  // where to copy it back, or null
     };

@@ -52,7 +52,7 @@ bool run(const void* input, void* output, void* stream) {
 
 bool launch_rows_probe(const std::string& name, const void* input, void* output, int64_t, void* stream) {
   using namespace rows_bugs;
-  using cuda::rows_nhwc::Gw8;
+  using Gw8 = cuda::rows_nhwc::Gw<8, 1>;
   if (name == "rows/none") return run<Gw8, None>(input, output, stream);
   if (name == "rows/no_barrier_after_weights") return run<Gw8, NoBarrierAfterWeights>(input, output, stream);
   if (name == "rows/no_syncwarp") return run<Gw8, NoSyncwarp>(input, output, stream);

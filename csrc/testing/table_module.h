@@ -109,6 +109,7 @@ Weight<Pointer> weight_data(Session& session, py::array& array, const char* what
 
 template <class Session, class Args>
 std::string run(Session& session, const std::string& name, Args args) {
+  args.problem.alignment = alignment_of(args);
   std::string error;
   const KernelEntry<Args>* entry = select(Session::DeviceType::table(&args), args.problem, name, error);
   require(entry, error);

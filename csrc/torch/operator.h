@@ -58,6 +58,7 @@ inline Layout layout_of(const Tensor& a, const Tensor& b) {
 template <class Device, class Args>
 void run(Args args, const std::string& kernel_name, const Tensor& like) {
   const auto& table = Device::table(&args);
+  args.problem.alignment = alignment_of(args);
   std::string error;
   const auto* entry = select(table, args.problem, kernel_name, error);
   STD_TORCH_CHECK(entry, error);

@@ -7,7 +7,7 @@ import torch
 from resnext_kernels.problems import Problem, edge_cases, resnext50_32x4d, resnext101_64x4d
 from tests.passes import DTYPES, LAYOUTS, PASSES, exact_case, operands, reference, rounding_case
 
-from .operators import accepting, bits, call, run, tensor
+from .operators import accepting, array, bits, call, run, tensor
 
 CASES = {
     **edge_cases,
@@ -107,3 +107,27 @@ def test_any_weight_strides(pass_name, device):
             for view in views:
                 result = call(pass_name, problem, a, view, c)  # the layout may change with b's: no kernel is forced
                 assert torch.equal(result.double().cpu(), torch.from_numpy(expected)), kernel
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("pass_name", PASSES)
+def test_misaligned_tensors(pass_name, layout, dtype, device):
+    """A view that starts one element off: a kernel computes it or refuses it by that reason, and the default runs."""
+    problem = CASES["width_8_7x14_stride_1"]
+    first, second, _, expected = exact_case(pass_name, problem, dtype)
+    if pass_name == "fprop":
+        expected = reference(pass_name, problem, first, second)
+    aligned, other = tensor(first, dtype, layout, device), tensor(second, dtype, layout, device)
+    view = aligned.new_empty(aligned.numel() + 1)[1:].as_strided(aligned.shape, aligned.stride())
+    view.copy_(aligned)
+    assert view.data_ptr() % 16
+    for kernel in ["", *accepting(pass_name, problem, dtype, layout, device)]:
+        try:
+            result = call(pass_name, problem, view, other, kernel=kernel)
+        except RuntimeError as error:
+            reason = str(error)
+            assert kernel, reason
+            assert "not 16-byte aligned" in reason
+        else:
+            np.testing.assert_array_equal(array(result), expected, err_msg=kernel)
