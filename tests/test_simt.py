@@ -25,6 +25,7 @@ CORRECT = {
     "memory": np.arange(64),
     "uninitialised": np.arange(64),
     "barriers": np.arange(64),
+    "named_barriers": np.arange(64)[::-1],
     "alignment": np.arange(64),
     "shuffles": np.arange(64) ^ 1,
 }
@@ -49,6 +50,9 @@ def test_correct_kernels_pass(kernel, seed):
         "async_tiles/async_wait_too_lax",
         "async_reuse/async_into_what_is_read",
         "neighbours/no_syncwarp",
+        "named_barriers/no_named_barrier",
+        "named_barriers/named_barrier_for_each_warp",
+        "named_barriers/named_barrier_too_small",
         "uninitialised/uninitialised_shared",
     ],
 )
@@ -68,8 +72,34 @@ def test_missing_synchronisation_gives_a_wrong_result(bug, seed):
         ("memory/input_written", r"write to input \(512 bytes\), which is read-only"),
         ("memory/division_by_zero", r"block \(\d, 0, 0\), thread \(\d+, 0, 0\): integer division by zero"),
         ("barriers/barrier_after_return", r"partial barrier: .* waits for thread \(40, 0, 0\), which has returned"),
-        ("barriers/barrier_in_a_branch", r"thread \(0, .*partial barrier: .* thread \(40, 0, 0\), which has returned"),
+        ("barriers/barrier_in_a_branch", r"thread \(32, .*partial barrier: .* thread \(40, 0, 0\), which has returned"),
         ("barriers/two_barriers", r"partial barrier: .* waits for thread \(40, .*which is in __syncthreads \(.*:\d+\)"),
+        (
+            "barriers/barrier_without_a_warp",
+            r"thread \(0, .*partial barrier: .* thread \(32, 0, 0\), which has returned",
+        ),
+        (
+            "named_barriers/named_barrier_16",
+            r"thread \(\d+, 0, 0\): barrier_sync 16 of 64 threads: there are barriers 0",
+        ),
+        ("named_barriers/named_barrier_of_48", "barrier_sync 1 of 48 threads: not a multiple of 32"),
+        ("named_barriers/named_barrier_of_96", "barrier_sync 1 of 96 threads: the block has 64"),
+        (  # as the one or the other warp comes first
+            "named_barriers/named_barrier_of_two_sizes",
+            r"two sizes of a barrier: .* 1 of 32 .* 1 of 64 |partial barrier: .* 1 of 64 .* thread \(0, 0, 0\), which",
+        ),
+        (
+            "named_barriers/named_barrier_in_a_branch",
+            r"thread \(32, .*partial barrier: barrier_sync 1 of 64 .* thread \(40, 0, 0\), which has returned",
+        ),
+        (
+            "named_barriers/named_barrier_without_a_warp",
+            r"thread \(0, .*partial barrier: barrier_sync 1 of 64 .* thread \(32, 0, 0\), which has returned",
+        ),
+        (
+            "named_barriers/two_named_barriers",
+            r"partial barrier: barrier_sync 1 .* thread \(32, 0, 0\), which is in barrier_sync 2 of 64 threads",
+        ),
         ("alignment/float4_misaligned_in_global", "misaligned access to .*float4.*8 bytes past a multiple of 16"),
         ("alignment/float2_misaligned_in_shared", "misaligned access to .*float2.*4 bytes past a multiple of 8"),
         ("alignment/async_misaligned", "cp.async of a misaligned address in shared memory"),

@@ -24,11 +24,13 @@ G, T = np.arange(32) // 4, np.arange(32) % 4
 A_MAPS = {
     ("f16", 8): lambda i: (G + 8 * (i >> 1), 2 * T + (i & 1)),
     ("f16", 16): lambda i: (G + 8 * ((i >> 1) & 1), 2 * T + (i & 1) + 8 * (i >> 2)),
+    ("tf32", 4): lambda i: (G + 8 * i, T),
     ("tf32", 8): lambda i: (G + 8 * (i & 1), T + 4 * (i >> 1)),
 }
 B_MAPS = {
     ("f16", 8): lambda i: (2 * T + i, G),
     ("f16", 16): lambda i: (2 * T + (i & 1) + 8 * (i >> 1), G),
+    ("tf32", 4): lambda i: (T, G),
     ("tf32", 8): lambda i: (T + 4 * i, G),
 }
 
@@ -50,7 +52,9 @@ def registers(matrix, lane_map, count, dtype):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "depth"), [("f16", 8), ("bf16", 8), ("f16", 16), ("bf16", 16), ("tf32", 8)], ids=lambda v: str(v)
+    ("dtype", "depth"),
+    [("f16", 8), ("bf16", 8), ("f16", 16), ("bf16", 16), ("tf32", 4), ("tf32", 8)],
+    ids=lambda v: str(v),
 )
 def test_mma(dtype, depth, probe):
     rng = np.random.default_rng(1)
@@ -114,6 +118,17 @@ def test_cp_async_ring(pieces, probe):
     for seed in SEEDS:
         probe("ring", source, output, seed)
         np.testing.assert_array_equal(output, source.reshape(pieces, 32)[:, ::-1].sum(0))
+
+
+def test_named_barriers(probe):
+    source, output, t = np.arange(128, dtype=np.float32) ** 2, np.zeros(128, np.float32), np.arange(64)
+    expected = source.reshape(2, 64).copy()
+    for pair, rounds in enumerate((2, 5)):
+        for _ in range(rounds):
+            expected[pair] = 2 * expected[pair, ::-1] + t
+    for seed in SEEDS:
+        probe("barriers", source, output, seed)
+        np.testing.assert_array_equal(output, expected.ravel())
 
 
 def test_round_to_tf32(probe):

@@ -12,7 +12,7 @@
 
 namespace resnext::simt {
 
-constexpr int warp_size = 32;
+constexpr int warp_size = 32, barriers_per_block = 16;
 
 enum class State : uint8_t { ready, at_barrier, at_collective, returned };
 
@@ -28,6 +28,7 @@ struct Thread {
   uint3 index;
   const char* call;  // what it waits in, and where; for a collective also the lanes, their operands and what to do
   Site site;
+  int barrier, expected;  // at a barrier: its number, and how many threads it waits for, in whole warps
   unsigned mask;
   void* operands;
   Apply apply;

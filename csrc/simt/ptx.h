@@ -37,6 +37,12 @@ void cp_async_wait_group() {
 // Waits for every copy of this thread.
 inline void cp_async_wait_all() { simt::async_wait(0, true); }
 
+// Waits at barrier `id` (0 to 15; __syncthreads() is barrier 0 for the whole block) until `threads` threads, whole
+// warps, wait there. All lanes of a warp call it together; warps may call it from different places.
+inline void barrier_sync(int id, int threads, const simt::Site& site = simt::Site::current()) {
+  simt::barrier_sync(id, threads, site);
+}
+
 // Loads 8x8 matrices of 16-bit elements. Lanes 8q to 8q + 7 give the addresses of the rows of matrix q; register q
 // gets elements 2t and 2t + 1 of row g or, transposed, of column g.
 template <int matrices, bool transposed = false>
@@ -58,6 +64,11 @@ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                   const simt::Site& site = simt::Site::current()) {
   static_assert(std::is_same_v<T, __half> || std::is_same_v<T, __nv_bfloat16>);
   simt::mma(std::is_same_v<T, __half> ? simt::Format::f16 : simt::Format::bf16, 16, d, a, b, site);
+}
+
+inline void mma_m16n8k4_tf32(float (&d)[4], const uint32_t (&a)[2], const uint32_t (&b)[1],
+                             const simt::Site& site = simt::Site::current()) {
+  simt::mma(simt::Format::tf32, 4, d, a, b, site);
 }
 
 inline void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],

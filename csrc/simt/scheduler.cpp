@@ -36,8 +36,17 @@ dim3 blockDim, gridDim;
 namespace resnext::simt {
 namespace {
 
+constexpr const char* block_barrier = "__syncthreads";
+
+// The block's threads, the last warp counted as a whole one.
+int threads_of_warps() { return static_cast<int>((machine().count + warp_size - 1) / warp_size * warp_size); }
+
 std::string call_of(const Thread& waiting) {
-  return std::string(waiting.call) + " (" + waiting.site.file_name() + ":" + std::to_string(waiting.site.line()) + ")";
+  const bool numbered = waiting.state == State::at_barrier && waiting.call != block_barrier;
+  return waiting.call +
+         (numbered ? " " + std::to_string(waiting.barrier) + " of " + std::to_string(waiting.expected) + " threads"
+                   : "") +
+         " (" + waiting.site.file_name() + ":" + std::to_string(waiting.site.line()) + ")";
 }
 
 void enter_thread() {
@@ -70,7 +79,8 @@ void wait_in(State state, const char* call, const Site& site) {
 }
 
 bool same_site(const Site& a, const Site& b) {
-  return a.line() == b.line() && a.column() == b.column() && !std::strcmp(a.file_name(), b.file_name());
+  const bool same_file = a.file_name() == b.file_name() || !std::strcmp(a.file_name(), b.file_name());
+  return a.line() == b.line() && a.column() == b.column() && same_file;
 }
 
 Thread* lane_of(size_t warp, int lane) {
@@ -116,6 +126,25 @@ std::string whereabouts(const Thread* thread) {
   return "is in " + call_of(*thread);
 }
 
+bool waits_at(const Thread& thread, int barrier) {
+  return thread.state == State::at_barrier && thread.barrier == barrier;
+}
+
+[[noreturn]] void raise_partial_barrier(const Thread& waiting, const Thread& other) {
+  raise(&waiting, "partial barrier: " + call_of(waiting) + " waits for thread " + text(other.index) + ", which " +
+                      whereabouts(&other));
+}
+
+// Fails unless `other` is at the barrier at which `first` is, and in the same call if all lanes or all warps must be.
+void check_same_barrier(const Thread& first, const Thread& other, bool of_one_warp) {
+  const bool one_call = of_one_warp || first.call == block_barrier || other.call == block_barrier;
+  if (!waits_at(other, first.barrier) || (one_call && !same_site(first.site, other.site)))
+    raise_partial_barrier(first, other);
+  if (other.expected != first.expected)
+    raise(&first,
+          "two sizes of a barrier: " + call_of(first) + ", and thread " + text(other.index) + " in " + call_of(other));
+}
+
 // Runs one warp until each of its lanes has returned or is at a block barrier.
 void run_warp(size_t warp) {
   Machine& m = machine();
@@ -133,23 +162,39 @@ void run_warp(size_t warp) {
     raise(thread, "divergent collective: " + call_of(*thread) + " waits for lane " + std::to_string(missing) +
                       ", which " + whereabouts(lane_of(warp, missing)));
   }
+  const Thread* waiting = nullptr;
+  for (int lane = 0; lane < warp_size && !waiting; ++lane)
+    if (const Thread* thread = lane_of(warp, lane); thread && thread->state == State::at_barrier) waiting = thread;
+  for (int lane = 0; lane < warp_size && waiting; ++lane)
+    if (const Thread* thread = lane_of(warp, lane)) check_same_barrier(*waiting, *thread, true);
 }
 
-// Opens the barrier that every thread of the block has reached; false if all have returned instead.
-bool open_barrier() {
+// Opens the barrier at which `warp` waits, if it is complete. All lanes of a warp are in one place: lane 0 tells.
+bool open_barrier(size_t warp) {
   Machine& m = machine();
-  const Thread* waiting = nullptr;
+  const Thread& came = *lane_of(warp, 0);
+  if (came.state != State::at_barrier) return false;
+  int arrived = 0;
+  for (size_t i = 0; i < m.count; i += warp_size) {
+    if (!waits_at(m.threads[i], came.barrier)) continue;
+    check_same_barrier(came, m.threads[i], false);
+    arrived += warp_size;
+  }
+  if (arrived < came.expected) return false;
+  for (size_t i = 0; i < m.count; ++i)
+    if (waits_at(m.threads[i], came.barrier)) m.threads[i].state = State::ready;
+  return true;
+}
+
+// Fails if threads still wait at a barrier.
+void check_deadlock() {
+  Machine& m = machine();
+  const Thread *waiting = nullptr, *missing = nullptr;
   for (size_t i = 0; i < m.count && !waiting; ++i)
     if (m.threads[i].state == State::at_barrier) waiting = &m.threads[i];
-  if (!waiting) return false;
-  for (size_t i = 0; i < m.count; ++i) {
-    Thread& thread = m.threads[i];
-    if (thread.state != State::at_barrier || !same_site(thread.site, waiting->site))
-      raise(waiting, "partial barrier: " + call_of(*waiting) + " waits for thread " + text(thread.index) + ", which " +
-                         whereabouts(&thread));
-  }
-  for (size_t i = 0; i < m.count; ++i) m.threads[i].state = State::ready;
-  return true;
+  for (size_t i = 0; i < m.count && waiting && !missing; ++i)
+    if (!waits_at(m.threads[i], waiting->barrier)) missing = &m.threads[i];
+  if (missing) raise_partial_barrier(*waiting, *missing);
 }
 
 void run_block() {
@@ -166,10 +211,18 @@ void run_block() {
   }
   std::vector<size_t> warps((m.count + warp_size - 1) / warp_size);
   std::iota(warps.begin(), warps.end(), size_t(0));
-  do {
+  const auto shuffle = [&] {
     for (size_t i = warps.size(); i > 1; --i) std::swap(warps[i - 1], warps[m.random() % i]);
-    for (const size_t warp : warps) run_warp(warp);
-  } while (open_barrier());
+  };
+  shuffle();
+  for (size_t i = 0; i < warps.size();) {
+    const size_t warp = warps[i++];
+    run_warp(warp);
+    if (!open_barrier(warp)) continue;
+    if (m.threads[warp * warp_size].expected == threads_of_warps()) shuffle();
+    i = 0;  // the same warps first, so that those at other barriers fall as far behind as they can
+  }
+  check_deadlock();
   if (m.shared && !m.shared->intact()) raise(nullptr, "write outside the block's shared memory");
 }
 
@@ -182,6 +235,17 @@ void collective(const char* name, unsigned mask, void* operands, Apply apply, co
   self.operands = operands;
   self.apply = apply;
   wait_in(State::at_collective, name, site);
+}
+
+void barrier_sync(int id, int threads, const Site& site) {
+  Thread& self = *machine().running;
+  const std::string call = "barrier_sync " + std::to_string(id) + " of " + std::to_string(threads) + " threads";
+  if (id < 0 || id >= barriers_per_block) fail(call + ": there are barriers 0 to 15");
+  if (threads <= 0 || threads % warp_size) fail(call + ": not a multiple of 32");
+  if (threads > threads_of_warps()) fail(call + ": the block has " + std::to_string(machine().count));
+  self.barrier = id;
+  self.expected = threads;
+  wait_in(State::at_barrier, "barrier_sync", site);
 }
 
 void run(const Grid& grid, const std::function<void()>& body) {
@@ -219,5 +283,9 @@ void run(const Grid& grid, const std::function<void()>& body) {
 }  // namespace resnext::simt
 
 void __syncthreads(const resnext::simt::Site& site) {
-  resnext::simt::wait_in(resnext::simt::State::at_barrier, "__syncthreads", site);
+  using namespace resnext::simt;
+  Thread& self = *machine().running;
+  self.barrier = 0;
+  self.expected = threads_of_warps();
+  wait_in(State::at_barrier, block_barrier, site);
 }

@@ -95,6 +95,9 @@ void require_shared(const void* pointer, size_t bytes, size_t alignment, const c
 using Apply = void (*)(void* const* operands, unsigned mask);
 void collective(const char* name, unsigned mask, void* operands, Apply apply, const Site& site);
 
+// Blocks at one of the block's numbered barriers; see ptx.h.
+void barrier_sync(int id, int threads, const Site& site);
+
 // A thread's asynchronous copies; see ptx.h.
 void async_copy(void* shared, const void* global, int bytes, int valid_bytes);
 void async_commit();

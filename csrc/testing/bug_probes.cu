@@ -36,6 +36,17 @@ enum Bug {
   barrier_after_return,
   barrier_in_a_branch,
   two_barriers,
+  barrier_without_a_warp,
+  no_named_barrier,
+  named_barrier_for_each_warp,
+  named_barrier_16,
+  named_barrier_of_48,
+  named_barrier_of_96,
+  named_barrier_too_small,
+  named_barrier_of_two_sizes,
+  named_barrier_in_a_branch,
+  named_barrier_without_a_warp,
+  two_named_barriers,
   float4_misaligned_in_global,
   float2_misaligned_in_shared,
   async_misaligned,
@@ -145,10 +156,37 @@ __global__ void barriers(const float* in, float* out) {
       __syncthreads();
     else
       __syncthreads();
+  } else if constexpr (bug == barrier_without_a_warp) {
+    if (t < 32) __syncthreads();
   } else {
     __syncthreads();
   }
   out[t] = in[t];
+}
+
+template <Bug bug>
+__global__ void named_barriers(const float* in, float* out) {
+  auto& smem = dynamic_smem<Smem>();
+  const int t = threadIdx.x, all = blockDim.x;
+  smem.tile[t] = in[t];
+  if constexpr (bug == named_barrier_for_each_warp)
+    ptx::barrier_sync(1 + t / 32, 32);
+  else if constexpr (bug == named_barrier_16)
+    ptx::barrier_sync(all / 4, all);
+  else if constexpr (bug == named_barrier_of_48)
+    ptx::barrier_sync(1, all - 16);
+  else if constexpr (bug == named_barrier_of_96)
+    ptx::barrier_sync(1, all + 32);
+  else if constexpr (bug == named_barrier_too_small)
+    ptx::barrier_sync(1, 32);
+  else if constexpr (bug == named_barrier_of_two_sizes)
+    ptx::barrier_sync(1, t < 32 ? 32 : 64);
+  else if constexpr (bug == two_named_barriers)
+    ptx::barrier_sync(1 + t / 32, 64);
+  else if (bug == none || (bug == named_barrier_in_a_branch && t < 40) ||
+           (bug == named_barrier_without_a_warp && t < 32))
+    ptx::barrier_sync(1, 64);
+  out[t] = smem.tile[threads - 1 - t];
 }
 
 template <Bug bug>
@@ -229,6 +267,18 @@ bool launch_bug_probe(const std::string& name, const void* input, void* output, 
   PROBE(barriers, barrier_after_return, 0);
   PROBE(barriers, barrier_in_a_branch, 0);
   PROBE(barriers, two_barriers, 0);
+  PROBE(barriers, barrier_without_a_warp, 0);
+  PROBE(named_barriers, none, sizeof(Smem));
+  PROBE(named_barriers, no_named_barrier, sizeof(Smem));
+  PROBE(named_barriers, named_barrier_for_each_warp, sizeof(Smem));
+  PROBE(named_barriers, named_barrier_16, sizeof(Smem));
+  PROBE(named_barriers, named_barrier_of_48, sizeof(Smem));
+  PROBE(named_barriers, named_barrier_of_96, sizeof(Smem));
+  PROBE(named_barriers, named_barrier_too_small, sizeof(Smem));
+  PROBE(named_barriers, named_barrier_of_two_sizes, sizeof(Smem));
+  PROBE(named_barriers, named_barrier_in_a_branch, sizeof(Smem));
+  PROBE(named_barriers, named_barrier_without_a_warp, sizeof(Smem));
+  PROBE(named_barriers, two_named_barriers, sizeof(Smem));
   PROBE(alignment, none, sizeof(Smem));
   PROBE(alignment, float4_misaligned_in_global, sizeof(Smem));
   PROBE(alignment, float2_misaligned_in_shared, sizeof(Smem));

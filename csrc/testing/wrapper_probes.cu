@@ -1,5 +1,5 @@
-// One warp per probe: a wrapper of ptx.h or a warp intrinsic on registers read from the input, so that its lane maps
-// can be compared with a model from outside.
+// One block per probe, mostly of one warp: a wrapper of ptx.h or a warp intrinsic on registers read from the input, so
+// that its lane maps can be compared with a model from outside.
 #include "cuda/device.h"
 #include "cuda/launch.h"
 #include "simt_probes.h"
@@ -24,7 +24,9 @@ __global__ void mma_probe(const uint32_t* in, float* out) {
   load_registers(c, in + 32 * (a_words + b_words));
   float d[4];
   for (int i = 0; i < 4; ++i) d[i] = __uint_as_float(c[i]);
-  if constexpr (sizeof(T) == 4)
+  if constexpr (sizeof(T) == 4 && depth == 4)
+    ptx::mma_m16n8k4_tf32(d, a, b);
+  else if constexpr (sizeof(T) == 4)
     ptx::mma_m16n8k8_tf32(d, a, b);
   else if constexpr (depth == 8)
     ptx::mma_m16n8k8<T>(d, a, b);
@@ -109,6 +111,25 @@ __global__ void ring_probe(const float* in, float* out, int pieces) {
   out[lane] = sum;
 }
 
+struct Pairs {
+  float tile[2][2][64];  // of a pair of warps, in an even or odd round
+};
+
+// Two pairs of warps, each with a barrier and a number of rounds of its own. In a round each thread gets the value of
+// the thread opposite it, which belongs to the other warp of its pair, doubles it and adds its own place.
+__global__ void barrier_probe(const float* in, float* out) {
+  auto& smem = dynamic_smem<Pairs>();
+  const int pair = threadIdx.x / 64, t = threadIdx.x % 64;
+  float value = in[threadIdx.x];
+  for (int round = 0; round < 2 + 3 * pair; ++round) {
+    float* tile = smem.tile[pair][round % 2];
+    tile[t] = value;
+    ptx::barrier_sync(1 + pair, 64);  // the tile is full, and nobody is left in the round before
+    value = 2 * tile[63 - t] + static_cast<float>(t);
+  }
+  out[threadIdx.x] = value;
+}
+
 __global__ void tf32_probe(const float* in, uint32_t* out) { out[threadIdx.x] = ptx::round_to_tf32(in[threadIdx.x]); }
 
 // Output [what][lane]: the shuffles in segments of 32 and of 8, and votes.
@@ -131,9 +152,14 @@ __global__ void warp_probe(const double* in, double* out) {
 }
 
 template <class In, class Out, class... More>
-void warp(void (*kernel)(const In*, Out*, More...), size_t smem_bytes, const void* in, void* out, void* stream,
-          More... more) {
-  cuda::launch(kernel, {1}, {32}, smem_bytes, stream, static_cast<const In*>(in), static_cast<Out*>(out), more...);
+void block(int threads, void (*kernel)(const In*, Out*, More...), size_t smem_bytes, const void* in, void* out,
+           void* stream, More... more) {
+  cuda::launch(kernel, {1}, {threads}, smem_bytes, stream, static_cast<const In*>(in), static_cast<Out*>(out), more...);
+}
+
+template <class Kernel, class... Args>
+void warp(Kernel kernel, const Args&... args) {
+  block(32, kernel, args...);
 }
 
 }  // namespace resnext::testing::probes
@@ -146,6 +172,7 @@ bool launch_wrapper_probe(const std::string& name, const void* in, void* out, in
   if (name == "mma_m16n8k8_bf16") return warp(mma_probe<__nv_bfloat16, 8>, 0, in, out, stream), true;
   if (name == "mma_m16n8k16_f16") return warp(mma_probe<__half, 16>, 0, in, out, stream), true;
   if (name == "mma_m16n8k16_bf16") return warp(mma_probe<__nv_bfloat16, 16>, 0, in, out, stream), true;
+  if (name == "mma_m16n8k4_tf32") return warp(mma_probe<float, 4>, 0, in, out, stream), true;
   if (name == "mma_m16n8k8_tf32") return warp(mma_probe<float, 8>, 0, in, out, stream), true;
   if (name == "ldmatrix_x1") return warp(ldmatrix_probe<1, false>, sizeof(Rows), in, out, stream), true;
   if (name == "ldmatrix_x2") return warp(ldmatrix_probe<2, false>, sizeof(Rows), in, out, stream), true;
@@ -158,6 +185,7 @@ bool launch_wrapper_probe(const std::string& name, const void* in, void* out, in
   if (name == "cp_async_8") return warp(cp_async_probe<8>, sizeof(Copies<8>), in, out, stream), true;
   if (name == "cp_async_16") return warp(cp_async_probe<16>, sizeof(Copies<16>), in, out, stream), true;
   if (name == "ring") return warp(ring_probe, sizeof(Ring), in, out, stream, static_cast<int>(count / 32)), true;
+  if (name == "barriers") return block(128, barrier_probe, sizeof(Pairs), in, out, stream), true;
   if (name == "tf32") return warp(tf32_probe, 0, in, out, stream), true;
   if (name == "warp") return warp(warp_probe, 0, in, out, stream), true;
   return false;
