@@ -6,7 +6,7 @@ SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 export RESNEXT_KERNELS_TESTING ?= 1
 export MAX_JOBS ?= 2
 
-.PHONY: help build demo test cuda verify gpu bench lint format abi clean
+.PHONY: help build demo test cuda verify asan gpu bench lint format abi clean
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
@@ -44,6 +44,9 @@ cuda: $(VENV)/.nvcc  ## Compile every CUDA kernel for every architecture, check 
 verify: $(VENV)/.nvcc requirements-verify.txt  ## Prove kernels with shared memory free of races, on compiled PTX
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-verify.txt
 	$(BIN)/python -m pytest -q tests/test_races.py
+
+asan: build  ## Run the emulated kernels under AddressSanitizer
+	$(BIN)/python -m pytest -q tests/test_asan.py --asan
 
 gpu:  ## On a machine with a GPU: build for it, test, sanitize, benchmark (PYTHON=one with torch, pytest, numpy)
 	$(PYTHON) benchmarks/run_gpu.py

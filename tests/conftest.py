@@ -1,3 +1,6 @@
+import importlib
+import sys
+
 import pytest
 import torch
 
@@ -10,8 +13,16 @@ def pytest_addoption(parser):
     parser.addoption(
         "--all-architectures", action="store_true", help="test_cubins.py: every architecture, not just sm_80 and sm_90"
     )
+    parser.addoption("--asan", action="store_true", help="test_asan.py: build and run under AddressSanitizer")
+    parser.addoption("--emulation", help="a folder with the _testing_cuda to test, instead of the package's own")
     parser.addoption("--device", default="", help="gpu: run these tests on another device (cpu: a rehearsal)")
     parser.addoption("--huge", action="store_true", help="gpu: also tensors of more than 2^31 elements")
+
+
+def pytest_configure(config):
+    if folder := config.getoption("--emulation"):
+        sys.path.insert(0, folder)
+        sys.modules["resnext_kernels._testing_cuda"] = importlib.import_module("_testing_cuda")
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <new>
 
+#include "simt/asan.h"
+
 // Saves the callee-saved registers and the stack pointer to *save, and continues where `load` was saved. (x86-64,
 // System V. A system call per switch, as swapcontext makes, would take ten times as long.)
 extern "C" void resnext_switch_stack(void** save, void* load);
@@ -27,8 +29,12 @@ class Stacks {
   Stacks(const Stacks&) = delete;
   Stacks& operator=(const Stacks&) = delete;
 
+  // The lowest address of a stack.
+  unsigned char* bottom(size_t index) const { return base_ + index * bytes; }
+
   // A saved stack pointer from which a switch enters entry(), which must not return.
   void* prepare(size_t index, void (*entry)()) const {
+    asan::unpoison(bottom(index), bytes);  // what an earlier thread left behind
     // The tops are staggered: equal offsets in all stacks would fall on few cache sets.
     auto** top = reinterpret_cast<void**>(base_ + (index + 1) * bytes - 256 * (index % 16) - 64);
     *--top = nullptr;  // the return address that entry() would have

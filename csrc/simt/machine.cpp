@@ -62,7 +62,10 @@ void raise(const Thread* thread, const std::string& what) {
 
 void switch_to_scheduler() {
   Machine& m = machine();
+  void* state = nullptr;
+  asan::leave(&state, m.scheduler_bottom, m.scheduler_bytes);
   resnext_switch_stack(&m.running->stack, m.scheduler);
+  asan::arrive(state, nullptr, nullptr);
 }
 
 void on_fault(int signal, siginfo_t* info, void*) {

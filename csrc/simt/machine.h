@@ -42,6 +42,8 @@ struct Machine {
   size_t count = 0;  // threads of the block
   Thread* running = nullptr;
   void* scheduler = nullptr;  // the scheduler's stack while a thread runs
+  const void* scheduler_bottom = nullptr;
+  size_t scheduler_bytes = 0;
   bool failed = false;
   std::string failure;
   const Grid* grid = nullptr;

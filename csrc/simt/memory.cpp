@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "simt/asan.h"
+
 namespace resnext::simt {
 namespace {
 
@@ -35,11 +37,14 @@ GuardedMemory::GuardedMemory(std::string name, size_t bytes, size_t alignment, F
   if (mprotect(mapping_ + guard, pages_, PROT_READ | PROT_WRITE) != 0) throw std::bad_alloc();
   data_ = mapping_ + guard + (flush == Flush::end ? (pages_ - bytes - offset) / alignment * alignment : 0) + offset;
   std::memset(mapping_ + guard, nan_byte, pages_);
+  asan::poison(mapping_ + guard, pages_);
+  asan::unpoison(data_, bytes_);
   registry().push_back(this);
 }
 
 GuardedMemory::~GuardedMemory() {
   std::erase(registry(), this);
+  asan::unpoison(mapping_ + guard, pages_);
   munmap(mapping_, pages_ + 2 * guard);
 }
 
@@ -48,6 +53,7 @@ void GuardedMemory::fill_with_nan() { std::memset(data_, nan_byte, bytes_); }
 void GuardedMemory::make_read_only() { mprotect(mapping_ + guard, pages_, PROT_READ); }
 
 bool GuardedMemory::intact() const {
+  if (asan::enabled) return true;  // whoever touches what is beside the array is stopped
   return all_nan(mapping_ + guard, data_) && all_nan(data_ + bytes_, mapping_ + guard + pages_);
 }
 

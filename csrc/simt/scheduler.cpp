@@ -51,6 +51,7 @@ std::string call_of(const Thread& waiting) {
 
 void enter_thread() {
   Machine& m = machine();
+  asan::arrive(nullptr, &m.scheduler_bottom, &m.scheduler_bytes);
   try {
     (*m.body)();
   } catch (const std::exception& error) {
@@ -65,7 +66,10 @@ void resume(Thread& thread) {
   Machine& m = machine();
   m.running = &thread;
   threadIdx = thread.index;
+  void* state = nullptr;
+  asan::leave(&state, m.stacks.bottom(&thread - m.threads.data()), Stacks::bytes);
   resnext_switch_stack(&m.scheduler, thread.stack);
+  asan::arrive(state, nullptr, nullptr);
   m.running = nullptr;
   if (m.failed) raise(&thread, m.failure);
 }

@@ -31,7 +31,9 @@ enum Bug {
   global_read,
   global_read_before,
   global_write,
+  global_read_near,
   global_write_near,
+  local_overrun,
   input_written,
   barrier_after_return,
   barrier_in_a_branch,
@@ -132,6 +134,13 @@ __global__ void memory(const float* in, float* out, int count) {
   if constexpr (bug == global_read) smem.tile[t] = in[count + 4 * t];
   if constexpr (bug == global_read_before) smem.tile[t] = in[t - 4 * last];
   if constexpr (bug == global_write) out[count + 4 * t] = 1;
+  if constexpr (bug == global_read_near) smem.tile[t] = in[count + t / last];
+  if constexpr (bug == local_overrun) {
+    float local[4] = {0, 0, 0, 0};
+    float* pointer = local;
+    pointer[t % 4] = in[t];
+    smem.tile[t] = pointer[count / 32 + t / last];
+  }
   if constexpr (bug == global_write_near) out[count + t / last] = 1;
   if constexpr (bug == input_written) const_cast<float*>(in)[t] = 1;
   if constexpr (bug == division_by_zero) smem.tile[t] = static_cast<float>(count / (static_cast<int>(in[t]) / 1000));
@@ -258,6 +267,8 @@ bool launch_bug_probe(const std::string& name, const void* input, void* output, 
   PROBE(memory, global_read, sizeof(Smem), size);
   PROBE(memory, global_read_before, sizeof(Smem), size);
   PROBE(memory, global_write, sizeof(Smem), size);
+  PROBE(memory, global_read_near, sizeof(Smem), size);
+  PROBE(memory, local_overrun, sizeof(Smem), size);
   PROBE(memory, global_write_near, sizeof(Smem), size);
   PROBE(memory, input_written, sizeof(Smem), size);
   PROBE(memory, division_by_zero, sizeof(Smem), size);

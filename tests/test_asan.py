@@ -1,0 +1,90 @@
+"""The emulated kernels under AddressSanitizer, with planted overruns: `make asan`.
+
+The ordinary emulation stops at once what steps over one end of an array, finds writes over the other end afterwards,
+and knows nothing of arrays in a thread's local memory; this stops every access beside an array, where it happens. It
+takes about two minutes, so `make test` leaves it out.
+"""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+OUTPUT = ROOT / "build/asan"
+FLAGS = ["-O1", "-g1", "-std=c++20", "-fPIC", "-fno-strict-aliasing", "-Wall", "-Wno-unknown-pragmas"]
+FLAGS += ["-fsanitize=address,alignment,bounds", f"-I{ROOT}/csrc", f"-I{sysconfig.get_path('include')}"]
+KERNELS = "test_exact or test_a_network_layer or test_wrappers or test_correct_kernels"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def emulation(request):
+    """Builds the emulated module in a folder of its own; only what has changed."""
+    if not request.config.getoption("--asan"):
+        pytest.skip("`make asan` runs this")
+    pybind11 = pytest.importorskip("pybind11")
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    headers = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in {".h", ".cu"}]
+    newest = max(path.stat().st_mtime for path in [*headers, Path(__file__)])
+
+    def compile(source):
+        target = OUTPUT / f"{source.stem}.o"
+        if not target.exists() or target.stat().st_mtime < max(newest, source.stat().st_mtime):
+            include = f"-I{pybind11.get_include()}"
+            subprocess.run(["g++", "-c", *FLAGS, include, str(source), "-o", str(target)], check=True)
+        return str(target)
+
+    sources = [ROOT / "csrc/testing/cuda_emulated.cpp", *(ROOT / "csrc/simt").rglob("*.cpp")]
+    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", "2"))) as pool:
+        objects = list(pool.map(compile, sources))
+    module = OUTPUT / "_testing_cuda.so"
+    subprocess.run(["g++", "-shared", "-fsanitize=address", "-o", str(module), *objects], check=True)
+
+
+def run(*arguments):
+    """Runs Python with the sanitizer's library, which must come first; returns its exit status and output."""
+    libraries = [f"-print-file-name={name}" for name in ("libasan.so", "libstdc++.so")]
+    paths = [subprocess.run(["g++", name], capture_output=True, text=True).stdout.strip() for name in libraries]
+    environment = {**os.environ, "LD_PRELOAD": " ".join(paths), "ASAN_OPTIONS": "detect_leaks=0"}
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_kernels_touch_nothing_beside_their_arrays():
+    files = [f"tests/test_{name}.py" for name in ("cuda_kernels", "wrappers", "simt")]
+    options = ["-q", "-x", "-p", "no:cacheprovider", "--emulation", str(OUTPUT), "-k", KERNELS]
+    code, text = run("-m", "pytest", *options, *files)
+    assert code == 0, text[-10000:]
+    assert " passed" in text
+
+
+PROBE = """
+import sys; sys.path.insert(0, sys.argv[1])
+import numpy as np, _testing_cuda
+_testing_cuda.probe(sys.argv[2], np.zeros(129, np.float32), np.zeros(129, np.float32), int(sys.argv[3]))
+"""
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(
+    ("probe", "error"),
+    [
+        ("memory/shared_overrun", "use-after-poison"),
+        ("memory/global_read_near", "use-after-poison"),
+        ("memory/global_write_near", "use-after-poison"),
+        ("memory/local_overrun", "stack-buffer-overflow"),
+        ("memory/none", ""),
+    ],
+)
+def test_overruns_are_found(probe, error, seed):
+    code, text = run("-c", PROBE, str(OUTPUT), probe, str(seed))
+    if not error:
+        assert (code, text) == (0, "")
+        return
+    assert code != 0
+    assert f"AddressSanitizer: {error}" in text, text
+    assert "bugs::memory<" in text, "the kernel is named"
