@@ -43,6 +43,7 @@ struct WgradArgs {
   const void* grad_output;  // n x k x p x q
   const void* input;        // n x c x h x w
   Weight<void*> grad_weight;
+  void* grad_bias;  // k elements: the sum of grad_output over n, p, q; or null
   Launch launch;
 };
 

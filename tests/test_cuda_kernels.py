@@ -13,7 +13,17 @@ from resnext_kernels import _testing_cuda
 from resnext_kernels.problems import Problem, edge_cases, resnext50_32x4d
 from tests import test_kernels as kernels
 from tests import tolerance
-from tests.test_kernels import DTYPES, LAYOUTS, PASSES, accepting, check_exact, check_rounding, launch, operands
+from tests.test_kernels import (
+    DTYPES,
+    LAYOUTS,
+    PASSES,
+    accepting,
+    check_exact,
+    check_grad_bias,
+    check_rounding,
+    launch,
+    operands,
+)
 
 CASES = {
     **edge_cases,
@@ -50,6 +60,13 @@ def test_exact_with_weight_in_krsc_order_and_arrays_flush_with_their_start(pass_
 @pytest.mark.parametrize("pass_name", PASSES)
 def test_rounding(pass_name, case, dtype, layout):
     check_rounding(pass_name, CASES[case], dtype, layout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CASES)
+def test_grad_bias(case, dtype, layout):
+    check_grad_bias(CASES[case], dtype, layout)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -72,10 +72,13 @@ def weight_strides(problem, weight_layout):
     return strides
 
 
-def launch(pass_name, kernel, problem, dtype, layout, first, second, bias=None, threads=1, weight_layout="KCRS"):
+def launch(
+    pass_name, kernel, problem, dtype, layout, first, second, bias=None, threads=1, weight_layout="KCRS", grad_bias=None
+):
     """Run one kernel; returns the result's stored bits in logical axis order, having checked the fences.
 
     ``first`` and ``second`` are the pass's operands: input and weight, grad_output and weight, grad_output and input.
+    ``grad_bias`` is an array for wgrad to fill.
     """
     result_shape = {"fprop": problem.output_shape, "dgrad": problem.input_shape, "wgrad": problem.weight_shape}[
         pass_name
@@ -94,7 +97,7 @@ def launch(pass_name, kernel, problem, dtype, layout, first, second, bias=None, 
     elif pass_name == "dgrad":
         ran = _testing_cpu.dgrad(*common, strides, result, threads, kernel)
     else:
-        ran = _testing_cpu.wgrad(*common, result, strides, threads, kernel)
+        ran = _testing_cpu.wgrad(*common, result, strides, grad_bias, threads, kernel)
     assert ran == kernel
     for fence in (whole[:GUARD], whole[GUARD + result.size :]):
         assert (fence.view(np.uint8) == 0xFF).all(), "the kernel wrote outside its output"
@@ -121,6 +124,29 @@ def check_rounding(pass_name, problem, dtype, layout, weight_layout="KCRS"):
         )
 
 
+def check_grad_bias(problem, dtype, layout):
+    """Every accepting wgrad kernel also sums grad_output, in the same pass and with the same promises."""
+    for case, exact in ((exact_case, True), (rounding_case, False)):
+        first, second, *_ = case("wgrad", problem, dtype)
+        expected, magnitude = first.sum((0, 2, 3)), abs(first).sum((0, 2, 3))
+        bound = tolerance.error_bound(dtype, expected, magnitude, tolerance.depth("wgrad", problem))
+        for kernel in accepting("wgrad", problem, dtype, layout):
+            stored = []
+            for threads in (1, 2, 3):
+                whole, grad_bias = fenced(problem.k, dtype)
+                weight = launch(
+                    "wgrad", kernel, problem, dtype, layout, first, second, threads=threads, grad_bias=grad_bias
+                )
+                for fence in (whole[:GUARD], whole[GUARD + problem.k :]):
+                    assert (fence.view(np.uint8) == 0xFF).all(), "the kernel wrote outside grad_bias"
+                stored.append((weight.tobytes(), grad_bias.tobytes()))
+            alone = launch("wgrad", kernel, problem, dtype, layout, first, second)
+            assert stored == [(alone.tobytes(), stored[0][1])] * 3, kernel
+            if exact:
+                np.testing.assert_array_equal(grad_bias, tolerance.encode(expected, dtype), err_msg=kernel)
+            assert (abs(tolerance.decode(grad_bias, dtype) - expected) <= bound).all(), kernel
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("case", "dtype"), TYPED_CASES)
 @pytest.mark.parametrize("pass_name", PASSES)
@@ -139,6 +165,12 @@ def test_exact_with_weight_in_krsc_order(pass_name, case):
 @pytest.mark.parametrize("pass_name", PASSES)
 def test_rounding(pass_name, case, dtype, layout):
     check_rounding(pass_name, CASES[case], dtype, layout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("case", "dtype"), TYPED_CASES)
+def test_grad_bias(case, dtype, layout):
+    check_grad_bias(CASES[case], dtype, layout)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

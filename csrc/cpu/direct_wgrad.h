@@ -6,6 +6,7 @@
 #include "direct_layouts.h"
 #include "direct_pack.h"
 #include "direct_tiles.h"
+#include "reference.h"
 
 // The direct kernel for wgrad: 3x3, padding 1, stride 1 or 2, C == K, float.
 //
@@ -222,6 +223,7 @@ int64_t wgrad_workspace_bytes(const Problem& problem, int threads) {
 
 template <int group_width>
 void run_wgrad(const WgradArgs& args) {
+  grad_bias(args);
   const WgradPlan plan = wgrad_plan<group_width>(args.problem.shape);
   const int64_t part_size = packed_size<group_width>(args.problem.shape.c);
   float* packed = static_cast<float*>(args.launch.workspace);

@@ -3,6 +3,7 @@
 //   fprop  output[n,k,p,q]     = bias[k] + sum over c,r,s of input[n,c,h,w] * weight[k,c,r,s]
 //   dgrad  grad_input[n,c,h,w] =           sum over k,r,s of grad_output[n,k,p,q] * weight[k,c,r,s]
 //   wgrad  grad_weight[k,c,r,s] =          sum over n,p,q of grad_output[n,k,p,q] * input[n,c,h,w]
+//          grad_bias[k]         =          sum over n,p,q of grad_output[n,k,p,q]
 //
 // where h = p * stride_h - pad_h + r * dilation_h, w likewise from q and s, only pixels inside the maps count, and k
 // and c belong to the same group. Sums are kept in double for f64, else in float, and rounded once at the end.
@@ -251,6 +252,42 @@ void wgrad(const WgradArgs& args) {
       });
 }
 
+// Adds up a map, every 16th pixel to the same sum, so that the additions need not wait for one another.
+template <class T>
+Acc<T> sum_of_map(const T* map, int64_t pixels) {
+  Acc<T> sums[16] = {}, total = 0;
+  for (int64_t i = 0; i + 16 <= pixels; i += 16)
+    for (int64_t j = 0; j < 16; ++j) sums[j] += load(map[i + j]);
+  for (int64_t i = pixels / 16 * 16; i < pixels; ++i) total += load(map[i]);
+  for (const Acc<T> sum : sums) total += sum;
+  return total;
+}
+
+// One unit: 16 output channels, over all images.
+template <class T>
+void sum_grad_output(const WgradArgs& args) {
+  const ConvShape& shape = args.problem.shape;
+  const Strides out = output_strides(args.problem);
+  const auto* grads = static_cast<const T*>(args.grad_output);
+  const int64_t pixels = shape.p() * shape.q();
+#pragma omp parallel for schedule(static) num_threads(args.launch.threads)
+  for (int64_t k = 0; k < shape.k; k += 16) {
+    const int64_t ks = std::min<int64_t>(16, shape.k - k);
+    Acc<T> sums[16] = {};
+    for (int64_t n = 0; n < shape.n; ++n) {
+      const T* image = grads + n * out.image + k * out.channel;
+      Acc<T> of_image[16] = {};
+      if (out.column == 1)
+        for (int64_t j = 0; j < ks; ++j) of_image[j] = sum_of_map(image + j * out.channel, pixels);
+      else
+        for (int64_t i = 0; i < pixels; ++i)
+          for (int64_t j = 0; j < ks; ++j) of_image[j] += load(image[i * out.column + j]);
+      for (int64_t j = 0; j < ks; ++j) sums[j] += of_image[j];
+    }
+    for (int64_t j = 0; j < ks; ++j) static_cast<T*>(args.grad_bias)[k + j] = store<T>(sums[j]);
+  }
+}
+
 }  // namespace
 
 const char* reference_why_not(const Problem&) { return nullptr; }
@@ -293,7 +330,22 @@ void dgrad_reference(const DgradArgs& args) {
   }
 }
 
+void grad_bias(const WgradArgs& args) {
+  if (!args.grad_bias) return;
+  switch (args.problem.dtype) {
+    case DType::f64:
+      return sum_grad_output<double>(args);
+    case DType::f32:
+      return sum_grad_output<float>(args);
+    case DType::f16:
+      return sum_grad_output<f16>(args);
+    case DType::bf16:
+      return sum_grad_output<bf16>(args);
+  }
+}
+
 void wgrad_reference(const WgradArgs& args) {
+  grad_bias(args);
   switch (args.problem.dtype) {
     case DType::f64:
       return wgrad<double>(args);

@@ -1,20 +1,23 @@
 // Generic wgrad:
 //
 //   grad_weight[k,c,r,s] = sum over n,p,q of grad_output[n,k,p,q] * input[n,c,h,w]
+//   grad_bias[k]         = sum over n,p,q of grad_output[n,k,p,q]
 //
 // with h = p * stride - pad + r * dilation, w likewise, k and c of one group. Deterministic: no atomics, and which
 // terms are added in which order depends on the problem alone, not on the GPU.
 //
 // The n * p * q output pixels are cut into slices. In stage 1 a "unit" is a pair (k, c), up to nine taps of it and a
-// slice: it loads each pixel of grad_output once and adds to nine sums.
+// slice: it loads each pixel of grad_output once and adds to nine sums, and to a tenth for grad_bias, which is kept
+// where c and the first tap are 0.
 //
 //   NCHW: a warp owns a unit; its lanes take every 32nd pixel, so both loads are coalesced, and add up their sums by
 //         shuffles at the end
 //   NHWC: a thread owns a unit and takes every pixel; consecutive threads own consecutive c (then k, then groups), so
 //         input loads are coalesced, and those of grad_output are shared by the threads of one k
 //
-// Sums go to the workspace as [slice][tap][pair], in float (double for f64). In stage 2 a thread owns one weight, adds
-// its slices in order, and rounds once. With one slice, stage 1 writes the weights itself and there is no stage 2.
+// Sums go to the workspace as [slice][tap][pair], each slice followed by its [k] of grad_bias, in float (double for
+// f64). In stage 2 a thread owns one weight or one k, adds its slices in order, and rounds once. With one slice, stage
+// 1 writes the results itself and there is no stage 2.
 #include "generic.h"
 #include "generic_index.h"
 #include "launch.h"
@@ -29,9 +32,10 @@ template <class T>
 struct Wgrad {
   const T *grad_output, *input;
   Weight<void*> grad_weight;
+  T* grad_bias;  // or null
   Acc<T>* workspace;
   Strides output_strides, input_strides;
-  int64_t c_per_group, k_per_group, pairs;  // pairs of k and c
+  int64_t k, c_per_group, k_per_group, pairs;  // pairs of k and c
   int64_t pixels, slices, pixels_per_slice;
   Axis rows, columns;
 };
@@ -52,6 +56,17 @@ int64_t slice_count(const Problem& problem) {
   return slices < 1 ? 1 : slices;
 }
 
+// The sums of a slice: those of the weights, then those of the bias.
+template <class T>
+__host__ __device__ int64_t weight_count(const Wgrad<T>& g) {
+  return g.rows.taps * g.columns.taps * g.pairs;
+}
+
+template <class T>
+__host__ __device__ int64_t sum_count(const Wgrad<T>& g) {
+  return weight_count(g) + g.k;
+}
+
 struct Pair {
   int64_t k, c;  // k among all output channels, c within its group
 };
@@ -69,6 +84,11 @@ __device__ void store_weight(const Wgrad<T>& g, int64_t pair, int64_t tap, Acc<T
   const auto& w = g.grad_weight;
   static_cast<T*>(w.data)[at.k * w.stride_k + at.c * w.stride_c + r.quotient * w.stride_r + r.remainder * w.stride_s] =
       from_acc<T>(value);
+}
+
+template <class T>
+__device__ void store_bias(const Wgrad<T>& g, int64_t k, Acc<T> value) {
+  if (g.grad_bias) g.grad_bias[k] = from_acc<T>(value);
 }
 
 // An output pixel that moves on by a fixed number of pixels without dividing.
@@ -95,10 +115,11 @@ struct Pixel {
   }
 };
 
-// Adds the products of every `lanes`-th pixel from first to last to the sums of the taps from first_tap on.
+// Adds the products of every `lanes`-th pixel from first to last to the sums of the taps from first_tap on, and
+// grad_output itself to the last sum.
 template <int lanes, class T>
 __device__ void add_pixels(const Wgrad<T>& g, Pair at, int64_t first, int64_t last, int64_t first_tap, int taps,
-                           Acc<T> (&sums)[taps_per_unit]) {
+                           Acc<T> (&sums)[taps_per_unit + 1]) {
   const Pixel step = Pixel::of(lanes, g.rows, g.columns);
   Pixel pixel = Pixel::of(first, g.rows, g.columns);
   const T* grads = g.grad_output + at.k * g.output_strides.channel;
@@ -107,6 +128,7 @@ __device__ void add_pixels(const Wgrad<T>& g, Pair at, int64_t first, int64_t la
   for (int64_t i = first; i < last; i += lanes) {
     const Acc<T> grad = to_acc(
         grads[pixel.n * g.output_strides.image + pixel.p * g.output_strides.row + pixel.q * g.output_strides.column]);
+    sums[taps_per_unit] += grad;
     const T* image = inputs + pixel.n * g.input_strides.image;
     int64_t r = first_rs.quotient, s = first_rs.remainder;
     int64_t h = input_position(g.rows, pixel.p, r);
@@ -137,28 +159,39 @@ __global__ void __launch_bounds__(wgrad_threads) wgrad_sum(Wgrad<T> g) {
   const int taps = all_taps - first_tap < taps_per_unit ? static_cast<int>(all_taps - first_tap) : taps_per_unit;
   const int64_t first = slice.quotient * g.pixels_per_slice, end = first + g.pixels_per_slice;
 
-  Acc<T> sums[taps_per_unit] = {};
-  add_pixels<lanes>(g, pair_of(g, pair), first + lane, end < g.pixels ? end : g.pixels, first_tap, taps, sums);
+  Acc<T> sums[taps_per_unit + 1] = {};
+  const Pair at = pair_of(g, pair);
+  add_pixels<lanes>(g, at, first + lane, end < g.pixels ? end : g.pixels, first_tap, taps, sums);
+  if constexpr (lanes > 1) {
+#pragma unroll
+    for (Acc<T>& sum : sums)
+      for (int flip = lanes / 2; flip > 0; flip /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, flip);
+  }
+  if (lane > 0) return;
 
+  Acc<T>* slice_sums = g.workspace + slice.quotient * sum_count(g);
 #pragma unroll
   for (int tap = 0; tap < taps_per_unit; ++tap) {
-    if constexpr (lanes > 1)
-      for (int flip = lanes / 2; flip > 0; flip /= 2) sums[tap] += __shfl_xor_sync(0xffffffffu, sums[tap], flip);
-    if (tap >= taps || lane > 0) continue;
+    if (tap >= taps) continue;
     if (g.slices == 1)
       store_weight(g, pair, first_tap + tap, sums[tap]);
     else
-      g.workspace[(slice.quotient * all_taps + first_tap + tap) * g.pairs + pair] = sums[tap];
+      slice_sums[(first_tap + tap) * g.pairs + pair] = sums[tap];
   }
+  if (at.c > 0 || first_tap > 0) return;
+  if (g.slices == 1)
+    store_bias(g, at.k, sums[taps_per_unit]);
+  else
+    slice_sums[weight_count(g) + at.k] = sums[taps_per_unit];
 }
 
 template <class T>
 __global__ void __launch_bounds__(wgrad_threads) wgrad_finish(Wgrad<T> g) {
   const int64_t thread = int64_t(blockIdx.x) * wgrad_threads + threadIdx.x;
-  const int64_t weights = g.rows.taps * g.columns.taps * g.pairs;
-  if (thread >= weights) return;
+  if (thread >= sum_count(g)) return;
   Acc<T> sum = 0;
-  for (int64_t slice = 0; slice < g.slices; ++slice) sum += g.workspace[slice * weights + thread];
+  for (int64_t slice = 0; slice < g.slices; ++slice) sum += g.workspace[slice * sum_count(g) + thread];
+  if (thread >= weight_count(g)) return store_bias(g, thread - weight_count(g), sum);
   const Split tap = split(thread, g.pairs);
   store_weight(g, tap.remainder, tap.quotient, sum);
 }
@@ -166,9 +199,7 @@ __global__ void __launch_bounds__(wgrad_threads) wgrad_finish(Wgrad<T> g) {
 template <int lanes, class T>
 void launch_wgrad(const Wgrad<T>& g, int64_t units, void* stream) {
   launch(wgrad_sum<lanes, T>, {blocks_for(units * lanes, wgrad_threads)}, {wgrad_threads}, 0, stream, g);
-  if (g.slices > 1)
-    launch(wgrad_finish<T>, {blocks_for(g.rows.taps * g.columns.taps * g.pairs, wgrad_threads)}, {wgrad_threads}, 0,
-           stream, g);
+  if (g.slices > 1) launch(wgrad_finish<T>, {blocks_for(sum_count(g), wgrad_threads)}, {wgrad_threads}, 0, stream, g);
 }
 
 template <class T>
@@ -178,9 +209,11 @@ void wgrad(const WgradArgs& args) {
   const Wgrad<T> g{static_cast<const T*>(args.grad_output),
                    static_cast<const T*>(args.input),
                    args.grad_weight,
+                   static_cast<T*>(args.grad_bias),
                    static_cast<Acc<T>*>(args.launch.workspace),
                    output_strides(args.problem),
                    input_strides(args.problem),
+                   shape.k,
                    shape.c_per_group(),
                    shape.k_per_group(),
                    shape.k * shape.c_per_group(),
@@ -203,7 +236,7 @@ namespace resnext::cuda {
 int64_t generic_wgrad_workspace(const Problem& problem, int) {
   const ConvShape& shape = problem.shape;
   const int64_t slices = generic::slice_count(problem), size = problem.dtype == DType::f64 ? 8 : 4;
-  return slices == 1 ? 0 : slices * shape.k * shape.c_per_group() * shape.r * shape.s * size;
+  return slices == 1 ? 0 : slices * shape.k * (shape.c_per_group() * shape.r * shape.s + 1) * size;
 }
 
 void wgrad_generic(const WgradArgs& args) {

@@ -180,13 +180,15 @@ std::string run_dgrad(const std::array<int64_t, 14>& shape, const std::string& d
 template <class Device>
 std::string run_wgrad(const std::array<int64_t, 14>& shape, const std::string& dtype, const std::string& layout,
                       py::array grad_output, py::array input, py::array grad_weight, const Strides& weight_strides,
-                      int number, const std::string& name) {
+                      std::optional<py::array> grad_bias, int number, const std::string& name) {
   typename Device::Session session(number);
   WgradArgs args{};
   args.problem = make_problem(shape, dtype, layout);
   args.grad_output = output_data(session, grad_output, "grad_output", args.problem);
   args.input = input_data(session, input, "input", args.problem);
   args.grad_weight = weight_data<void*>(session, grad_weight, "grad_weight", args.problem, weight_strides);
+  if (grad_bias)
+    args.grad_bias = data(session, *grad_bias, "grad_bias", args.problem.shape.k, args.problem.dtype, true);
   return run(session, name, args);
 }
 
@@ -203,7 +205,8 @@ void define(py::module_& module) {
              "weight_strides"_a, "grad_input"_a, number, "kernel"_a = "",
              "Fill grad_input; returns the kernel's name.");
   module.def("wgrad", &run_wgrad<Device>, "shape"_a, "dtype"_a, "layout"_a, "grad_output"_a, "input"_a, "grad_weight"_a,
-             "weight_strides"_a, number, "kernel"_a = "", "Fill grad_weight; returns the kernel's name.");
+             "weight_strides"_a, "grad_bias"_a, number, "kernel"_a = "",
+             "Fill grad_weight and grad_bias, if given; returns the kernel's name.");
 }
 
 }  // namespace resnext::testing

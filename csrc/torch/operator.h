@@ -156,6 +156,7 @@ Tensor grouped_conv2d_grad_weight(const Tensor& grad_output, const Tensor& input
                         dy.const_data_ptr(),
                         x.const_data_ptr(),
                         weight_view(grad_weight.mutable_data_ptr(), grad_weight),
+                        nullptr,
                         {}},
               kernel_name, grad_output);
   return grad_weight;
