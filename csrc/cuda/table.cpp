@@ -1,6 +1,7 @@
 #include "generic.h"
 #include "grouped_conv.h"
 #include "rows.h"
+#include "rows_nchw_entries.h"
 
 // What runs when: the first entry that accepts a problem. Most special first, the generic kernel, which accepts all,
 // last.
@@ -16,6 +17,14 @@ const KernelTable<FpropArgs>& fprop_table() {
       {"fprop_rows_gw8_f32_nhwc_s2", rows_nhwc_why_not<8, 2>, no_workspace, fprop_rows_nhwc<8, 2>},
       {"fprop_rows_gw16_f32_nhwc_s2", rows_nhwc_why_not<16, 2>, no_workspace, fprop_rows_nhwc<16, 2>},
       {"fprop_rows_gw32_f32_nhwc_s2", rows_nhwc_why_not<32, 2>, no_workspace, fprop_rows_nhwc<32, 2>},
+      {"fprop_rows_gw4_f32_nchw", rows_nchw_why_not<4, 1>, no_workspace, fprop_rows_nchw<4, 1>},
+      {"fprop_rows_gw8_f32_nchw", rows_nchw_why_not<8, 1>, no_workspace, fprop_rows_nchw<8, 1>},
+      {"fprop_rows_gw16_f32_nchw", rows_nchw_why_not<16, 1>, no_workspace, fprop_rows_nchw<16, 1>},
+      {"fprop_rows_gw32_f32_nchw", rows_nchw_why_not<32, 1>, no_workspace, fprop_rows_nchw<32, 1>},
+      {"fprop_rows_gw4_f32_nchw_s2", rows_nchw_why_not<4, 2>, no_workspace, fprop_rows_nchw<4, 2>},
+      {"fprop_rows_gw8_f32_nchw_s2", rows_nchw_why_not<8, 2>, no_workspace, fprop_rows_nchw<8, 2>},
+      {"fprop_rows_gw16_f32_nchw_s2", rows_nchw_why_not<16, 2>, no_workspace, fprop_rows_nchw<16, 2>},
+      {"fprop_rows_gw32_f32_nchw_s2", rows_nchw_why_not<32, 2>, no_workspace, fprop_rows_nchw<32, 2>},
       {"fprop_generic", generic_why_not, generic_gather_workspace, fprop_generic},
   };
   return table;
@@ -27,6 +36,14 @@ const KernelTable<DgradArgs>& dgrad_table() {
       {"dgrad_rows_gw8_f32_nhwc", rows_nhwc_why_not<8, 1>, no_workspace, dgrad_rows_nhwc<8>},
       {"dgrad_rows_gw16_f32_nhwc", rows_nhwc_why_not<16, 1>, no_workspace, dgrad_rows_nhwc<16>},
       {"dgrad_rows_gw32_f32_nhwc", rows_nhwc_why_not<32, 1>, no_workspace, dgrad_rows_nhwc<32>},
+      {"dgrad_rows_gw4_f32_nchw", rows_nchw_why_not<4, 1>, no_workspace, dgrad_rows_nchw<4, 1>},
+      {"dgrad_rows_gw8_f32_nchw", rows_nchw_why_not<8, 1>, no_workspace, dgrad_rows_nchw<8, 1>},
+      {"dgrad_rows_gw16_f32_nchw", rows_nchw_why_not<16, 1>, no_workspace, dgrad_rows_nchw<16, 1>},
+      {"dgrad_rows_gw32_f32_nchw", rows_nchw_why_not<32, 1>, no_workspace, dgrad_rows_nchw<32, 1>},
+      {"dgrad_rows_gw4_f32_nchw_s2", rows_nchw_why_not<4, 2>, no_workspace, dgrad_rows_nchw<4, 2>},
+      {"dgrad_rows_gw8_f32_nchw_s2", rows_nchw_why_not<8, 2>, no_workspace, dgrad_rows_nchw<8, 2>},
+      {"dgrad_rows_gw16_f32_nchw_s2", rows_nchw_why_not<16, 2>, no_workspace, dgrad_rows_nchw<16, 2>},
+      {"dgrad_rows_gw32_f32_nchw_s2", rows_nchw_why_not<32, 2>, no_workspace, dgrad_rows_nchw<32, 2>},
       {"dgrad_generic", generic_why_not, generic_gather_workspace, dgrad_generic},
   };
   return table;

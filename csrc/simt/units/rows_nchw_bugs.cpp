@@ -1,0 +1,1 @@
+#include "testing/rows_nchw_bugs.cu"

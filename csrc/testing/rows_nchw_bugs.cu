@@ -1,0 +1,80 @@
+// The row-streaming NCHW kernels with one of their synchronisations left out, for the emulation to catch: an image of
+// 32 channels and the weights behind it; 30 x 56 pixels in fprop at stride 2, 15 x 28 in dgrad.
+#include "cuda/rows_nchw.h"
+#include "simt_probes.h"
+
+namespace resnext::testing {
+namespace rows_nchw_bugs {
+
+using cuda::rows_nchw::Plan;
+
+struct None : cuda::rows_nchw::Sync {};
+
+struct NoAsyncWait : cuda::rows_nchw::Sync {
+  template <int newest>
+  __device__ static void copies() {}
+};
+
+struct AsyncWaitTooLax : cuda::rows_nchw::Sync {
+  template <int newest>
+  __device__ static void copies() {
+    ptx::cp_async_wait_group<newest + 1>();
+  }
+};
+
+struct NoBarrierAtStage : cuda::rows_nchw::Sync {
+  __device__ static void stage() {}
+};
+
+struct NoBarrierBeforeResults : cuda::rows_nchw::Sync {
+  __device__ static void operands_done() {}
+};
+
+struct NoSyncwarp : cuda::rows_nchw::Sync {
+  __device__ static void warp() {}
+};
+
+template <class K, class Sync>
+bool run(const void* input, void* output, void* stream) {
+  Plan g{};
+  const bool spreads = K::spread == 2;
+  g.rows = spreads ? 15 : 30;
+  g.columns = spreads ? 28 : 56;
+  g.result_rows = spreads ? 30 : 15;
+  g.result_columns = spreads ? 56 : 28;
+  g.images = 1;
+  g.channels = 32;
+  g.source = static_cast<const float*>(input);
+  g.weight = g.source + g.channels * g.rows * g.columns;
+  g.result = static_cast<float*>(output);
+  g.weight_s = 1;
+  g.weight_r = 3;
+  g.weight_source = 9;
+  g.weight_result = 9 * K::width;
+  g.weight_group = g.weight_result * K::width;
+  cuda::rows_nchw::launch_tiles<K, Sync>(g, stream);
+  return true;
+}
+
+template <class K>
+bool run(const std::string& bug, const void* input, void* output, void* stream) {
+  if (bug == "none") return run<K, None>(input, output, stream);
+  if (bug == "no_async_wait") return run<K, NoAsyncWait>(input, output, stream);
+  if (bug == "async_wait_too_lax") return run<K, AsyncWaitTooLax>(input, output, stream);
+  if (bug == "no_barrier_at_stage") return run<K, NoBarrierAtStage>(input, output, stream);
+  if (bug == "no_barrier_before_results") return run<K, NoBarrierBeforeResults>(input, output, stream);
+  if (bug == "no_syncwarp") return run<K, NoSyncwarp>(input, output, stream);
+  return false;
+}
+
+}  // namespace rows_nchw_bugs
+
+bool launch_rows_nchw_probe(const std::string& name, const void* input, void* output, int64_t, void* stream) {
+  using namespace cuda::rows_nchw;
+  const std::string fprop = "rows_nchw/fprop/", dgrad = "rows_nchw/dgrad/";
+  if (name.starts_with(fprop)) return rows_nchw_bugs::run<Gw<8, 2>>(name.substr(fprop.size()), input, output, stream);
+  if (name.starts_with(dgrad)) return rows_nchw_bugs::run<Spread<8>>(name.substr(dgrad.size()), input, output, stream);
+  return false;
+}
+
+}  // namespace resnext::testing
