@@ -272,13 +272,14 @@ void run(const Grid& grid, const std::function<void()>& body) {
   blockDim = grid.threads;
   gridDim = grid.blocks;
   const FaultHandlers handlers;
-  const uint64_t blocks = uint64_t(grid.blocks.x) * grid.blocks.y * grid.blocks.z;
+  const uint64_t all = uint64_t(grid.blocks.x) * grid.blocks.y * grid.blocks.z;
+  const uint64_t blocks = grid.stream && grid.stream->last_blocks ? grid.stream->last_blocks(all) : all;
   uint64_t step = m.random() % blocks + 1;
   while (std::gcd(step, blocks) != 1) step = step % blocks + 1;
   uint64_t block = m.random() % blocks;
   for (uint64_t i = 0; i < blocks; ++i, block = (block + step) % blocks) {
-    const uint64_t row = block / grid.blocks.x;
-    blockIdx = {static_cast<unsigned>(block % grid.blocks.x), static_cast<unsigned>(row % grid.blocks.y),
+    const uint64_t at = all - blocks + block, row = at / grid.blocks.x;
+    blockIdx = {static_cast<unsigned>(at % grid.blocks.x), static_cast<unsigned>(row % grid.blocks.y),
                 static_cast<unsigned>(row / grid.blocks.y)};
     run_block();
   }

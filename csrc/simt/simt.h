@@ -74,8 +74,10 @@ struct Error : std::runtime_error {
 };
 
 // What a cudaStream_t points to here: the schedule of its launches, and a count of them. A null stream has seed 0.
+// Unless it is empty, `last_blocks` tells how many of a grid's blocks run, of all that there are: the last ones.
 struct Stream {
   uint64_t seed = 0;
+  std::function<uint64_t(uint64_t)> last_blocks = {};
   int64_t launches = 0;
 };
 

@@ -1,6 +1,8 @@
 // Test-only module: every entry of the CUDA kernel tables, run by the emulation of csrc/simt; see table_module.h.
 // Kernels get copies of the arrays, aligned as these are, between inaccessible pages, inputs write-protected, and
 // results are copied back.
+#include <sys/mman.h>
+
 #include <cstring>
 #include <deque>
 
@@ -12,10 +14,13 @@
 namespace resnext::testing {
 namespace {
 
-struct Cuda {
+struct Tables {
   static const auto& table(const FpropArgs*) { return cuda::fprop_table(); }
   static const auto& table(const DgradArgs*) { return cuda::dgrad_table(); }
   static const auto& table(const WgradArgs*) { return cuda::wgrad_table(); }
+};
+
+struct Cuda : Tables {
   static constexpr const char* number = "seed";  // of the schedule; an even one puts arrays flush with a page's start
 
   class Session {
@@ -23,8 +28,7 @@ struct Cuda {
     using DeviceType = Cuda;
 
     explicit Session(int seed)
-        : stream_{static_cast<uint64_t>(seed)},
-          flush_(seed % 2 ? simt::GuardedMemory::Flush::end : simt::GuardedMemory::Flush::start) {}
+        : flush_(seed % 2 ? simt::GuardedMemory::Flush::end : simt::GuardedMemory::Flush::start) {}
 
     void* array(const char* what, void* host, size_t bytes, bool written) {
       auto& [memory, original] = arrays_.emplace_back(what, host, bytes, flush_, written);
@@ -66,6 +70,41 @@ struct Cuda {
   };
 };
 
+// For arrays of more bytes than there is memory, of which few are used: kernels work on the caller's own, without any
+// check of bounds, and only the last blocks of the grid that does the work run. The workspace is zero.
+struct FarCuda : Tables {
+  static constexpr const char* number = "last_blocks";
+
+  class Session {
+   public:
+    using DeviceType = FarCuda;
+
+    explicit Session(int last_blocks) : last_blocks_(static_cast<uint64_t>(last_blocks)) {}
+
+    void* array(const char*, void* host, size_t, bool) { return host; }
+
+    template <class Args>
+    void launch(const KernelEntry<Args>& entry, Args& args) {
+      // An fprop or dgrad may prepare its weights before, in a small grid; a wgrad finishes its sums afterwards.
+      stream_.last_blocks = [&](uint64_t all) {
+        const bool whole = std::is_same_v<Args, WgradArgs> ? stream_.launches > 1 : all <= 1024;
+        return whole ? all : std::min(all, last_blocks_);
+      };
+      const size_t bytes = entry.workspace_bytes(args.problem, 0) + 1;
+      const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+      void* workspace = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+      require(workspace != MAP_FAILED, "no address space for the workspace");
+      args.launch = {workspace, 0, &stream_};
+      entry.launch(args);
+      munmap(workspace, bytes);
+    }
+
+   private:
+    uint64_t last_blocks_;
+    simt::Stream stream_;
+  };
+};
+
 // Runs a probe (simt_probes.h) on an input and an output array, both flat.
 void run_probe(const std::string& name, py::array input, py::array output, int seed) {
   require(input.ndim() == 1 && output.ndim() == 1 && output.writeable(), "expected flat arrays");
@@ -84,6 +123,8 @@ PYBIND11_MODULE(_testing_cuda, module) {
   module.doc() =
       "The CUDA kernel tables, emulated, on flat numpy arrays, for tests. bf16 is passed as uint16 bit patterns.";
   resnext::testing::define<resnext::testing::Cuda>(module);
+  auto far = module.def_submodule("far", "The same for arrays of more bytes than there is memory; no checks.");
+  resnext::testing::define<resnext::testing::FarCuda>(far);
   module.def("probe", &resnext::testing::run_probe, "name"_a, "input"_a, "output"_a, "seed"_a = 1,
              "Run a small kernel that tests the emulation itself.");
 }
