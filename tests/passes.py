@@ -48,6 +48,7 @@ def exact_case(pass_name, problem, dtype):
     return _exact_case(pass_name, problem, {"f16": 2048, "bf16": 256}.get(dtype, 2**24))
 
 
+@functools.lru_cache(maxsize=4)
 def rounding_case(pass_name, problem, dtype):
     """Normal operands as `dtype` holds them, the float64 result, and the largest error that rounding allows."""
     rng = np.random.default_rng(2)

@@ -14,20 +14,47 @@ from tests.passes import DTYPES, LAYOUTS, PASSES, exact_case, operands, referenc
 
 GUARD = 64  # elements before and behind each array
 LAYERS = {p.name: p for p in (*resnext50_32x4d, *resnext101_32x8d, *resnext101_64x4d)}
-# Maps too large for caches, which kernels prefetch and may store past them.
-LARGE = {p.name: p for p in (resnext50_32x4d[0].with_batch(6), resnext50_32x4d[1].with_batch(3))}
-# The widths of groups that have kernels of their own, at sizes that leave every kind of tail.
-WIDTHS = {
-    f"width_{width}_{h}x{w}_stride_{stride}": Problem(
-        2, max(2 * width, 32), h, w, max(2 * width, 32), groups=max(2 * width, 32) // width, stride=(stride, stride)
+# Maps too large for caches, which kernels prefetch and may store past them, or cut into tiles.
+LARGE = {
+    p.name: p
+    for p in (
+        resnext50_32x4d[0].with_batch(6),
+        resnext50_32x4d[1].with_batch(3),
+        Problem(3, 72, 100, 100, 72, groups=3),
+        Problem(3, 32, 101, 100, 64, groups=8, stride=(2, 2)),
     )
-    for width in (4, 8, 16, 32, 64)
-    for stride in (1, 2)
-    for h, w in ((3, 3), (7, 14), (5, 29), (4, 30), (9, 12), (6, 20))
 }
+
+
+def _width(width, h, w, stride, outputs=None, groups=None):
+    groups = groups or max(2 * width, 32) // width
+    name = f"width_{width}{f'_to_{outputs}' if outputs else ''}_{h}x{w}_stride_{stride}"
+    return name, Problem(2, width * groups, h, w, (outputs or width) * groups, groups=groups, stride=(stride, stride))
+
+
+# Widths of groups that fill vectors, at sizes that leave every kind of tail; and widths that leave some lanes empty.
+WIDTHS = dict(
+    [
+        _width(width, h, w, stride)
+        for width in (4, 8, 16, 32, 64)
+        for stride in (1, 2)
+        for h, w in ((3, 3), (7, 14), (5, 29), (4, 30), (9, 12), (6, 20))
+    ]
+    + [
+        _width(width, h, w, stride, outputs, groups)
+        for width, outputs, groups in (
+            *((width, None, 5) for width in (1, 2, 3, 5, 6, 7, 12, 14)),
+            *((width, None, 2) for width in (24, 40, 48, 56, 65)),
+            *((1, 4, 3), (4, 2, 6), (3, 8, 3), (8, 3, 3), (4, 12, 3), (12, 4, 3), (18, 5, 2), (5, 18, 2), (24, 40, 2)),
+        )
+        for stride, h, w in ((1, 4, 19), (2, 5, 13))
+    ]
+)
 CASES = {**edge_cases, **WIDTHS}
-# The fixed-width kernels are float only, so the other types need fewer shapes.
-TYPED_CASES = [(case, dtype) for dtype in DTYPES for case in (CASES if dtype == "f32" else edge_cases)]
+# The plain loops need small problems only, and take long for others.
+REFERENCE_FLOPS = 1e6
+# No direct kernel computes in double.
+TYPED_CASES = [(case, dtype) for dtype in DTYPES for case in CASES if dtype != "f64" or case in edge_cases]
 
 
 def shape_of(problem):
@@ -40,6 +67,13 @@ def accepting(pass_name, problem, dtype, layout):
     """The names of the kernels that accept a problem."""
     reasons = _testing_cpu.explain(pass_name, shape_of(problem), dtype, layout)
     return [name for name, reason in reasons if not reason]
+
+
+def under_test(pass_name, problem, dtype, layout):
+    """The accepting kernels, without the reference if the problem is large."""
+    names = accepting(pass_name, problem, dtype, layout)
+    small = problem.flops <= REFERENCE_FLOPS
+    return [name for name in names if small or len(names) == 1 or "reference" not in name]
 
 
 def fenced(size, dtype):
@@ -108,7 +142,7 @@ def launch(
 def check_exact(pass_name, problem, dtype, layout, weight_layout="KCRS", threads=1):
     """Every accepting kernel returns exactly the integers expected. bf16 and f16 sums are kept in float."""
     first, second, bias, expected = exact_case(pass_name, problem, dtype)
-    for kernel in accepting(pass_name, problem, dtype, layout):
+    for kernel in under_test(pass_name, problem, dtype, layout):
         stored = launch(pass_name, kernel, problem, dtype, layout, first, second, bias, threads, weight_layout)
         np.testing.assert_array_equal(tolerance.decode(stored, dtype), expected, err_msg=kernel)
 
@@ -116,7 +150,7 @@ def check_exact(pass_name, problem, dtype, layout, weight_layout="KCRS", threads
 def check_rounding(pass_name, problem, dtype, layout, weight_layout="KCRS"):
     """Every accepting kernel stays within the bound that rounding allows."""
     first, second, bias, expected, bound = rounding_case(pass_name, problem, dtype)
-    for kernel in accepting(pass_name, problem, dtype, layout):
+    for kernel in under_test(pass_name, problem, dtype, layout):
         stored = launch(pass_name, kernel, problem, dtype, layout, first, second, bias, 2, weight_layout)
         error = abs(tolerance.decode(stored, dtype) - expected)
         assert (error <= bound).all(), (
@@ -154,10 +188,11 @@ def test_exact(pass_name, case, dtype, layout):
     check_exact(pass_name, CASES[case], dtype, layout)
 
 
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("pass_name", PASSES)
-def test_exact_with_weight_in_krsc_order(pass_name, case):
-    check_exact(pass_name, CASES[case], "f32", "NHWC", "KRSC", threads=2)
+def test_exact_with_weight_in_krsc_order(pass_name, case, dtype):
+    check_exact(pass_name, CASES[case], dtype, "NHWC", "KRSC", threads=2)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -181,11 +216,11 @@ def test_network_layers(layer, pass_name, layout):
     rng = np.random.default_rng(3)
     first, second, bias = operands(pass_name, problem, lambda shape: rng.integers(-2, 3, shape).astype(float))
     expected = reference(pass_name, problem, first, second, bias)
-    for kernel in accepting(pass_name, problem, "f32", layout):
-        if "reference" in kernel:
-            continue
-        stored = launch(pass_name, kernel, problem, "f32", layout, first, second, bias, 2)
-        np.testing.assert_array_equal(stored, expected, err_msg=kernel)
+    for dtype in ("f32", "bf16", "f16"):  # all sums are exact in float, so 16-bit results are rounded once
+        rounded = tolerance.encode(expected, dtype)
+        for kernel in under_test(pass_name, problem, dtype, layout):
+            stored = launch(pass_name, kernel, problem, dtype, layout, first, second, bias, 2)
+            np.testing.assert_array_equal(stored, rounded, err_msg=kernel)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -195,8 +230,8 @@ def test_same_bits_for_every_thread_count_and_run(pass_name, case, layout):
     problem = CASES[case]
     rng = np.random.default_rng(4)
     first, second, bias = operands(pass_name, problem, rng.standard_normal)
-    for dtype in ("f32", "bf16"):
-        for kernel in accepting(pass_name, problem, dtype, layout):
+    for dtype in ("f32", "bf16", "f16"):
+        for kernel in under_test(pass_name, problem, dtype, layout):
             results = [
                 launch(pass_name, kernel, problem, dtype, layout, first, second, bias, threads)
                 for threads in (1, 2, 3, 1, 3)
@@ -205,21 +240,25 @@ def test_same_bits_for_every_thread_count_and_run(pass_name, case, layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("case", ["4", "3", "7", "12", "24", "2 to 5", "9 to 3"])
+@pytest.mark.parametrize("operand", [0, 1])
 @pytest.mark.parametrize("pass_name", PASSES)
-def test_infinities_stay_where_they_belong(pass_name, value, layout):
-    """Padding is absent, not zero: an infinite weight or pixel never meets it. What it does reach is not finite."""
-    problem = Problem(1, 32, 6, 15, 32, groups=8)
+def test_infinities_stay_where_they_belong(pass_name, operand, case, layout):
+    """Padding of maps and of vectors is absent, not zero: nothing infinite reaches more than it should through it."""
+    inputs, *outputs = map(int, case.split(" to "))
+    problem = Problem(1, 3 * inputs, 6, 15, 3 * (outputs or [inputs])[0], groups=3)
     rng = np.random.default_rng(5)
-    first, second, bias = operands(pass_name, problem, lambda shape: rng.uniform(1, 2, shape))
-    reached = np.zeros_like(second)
-    second[-1, 1, 0, 0] = value
-    reached[-1, 1, 0, 0] = 1
-    expected = reference(pass_name, problem, np.ones_like(first), reached) > 0
-    for dtype in DTYPES:
-        for kernel in accepting(pass_name, problem, dtype, layout):
-            stored = launch(pass_name, kernel, problem, dtype, layout, first, second, bias)
-            np.testing.assert_array_equal(~np.isfinite(tolerance.decode(stored, dtype)), expected, err_msg=kernel)
+    values = operands(pass_name, problem, lambda shape: rng.uniform(1, 2, shape))
+    reached = [np.ones_like(values[0]), np.ones_like(values[1])]
+    reached[operand][...] = 0
+    reached[operand][-1, 1, 0, 0] = 1
+    expected = reference(pass_name, problem, *reached) > 0
+    for value in (np.inf, -np.inf, np.nan):
+        values[operand][-1, 1, 0, 0] = value
+        for dtype in DTYPES:
+            for kernel in accepting(pass_name, problem, dtype, layout):
+                stored = launch(pass_name, kernel, problem, dtype, layout, *values)
+                np.testing.assert_array_equal(~np.isfinite(tolerance.decode(stored, dtype)), expected, err_msg=kernel)
 
 
 def test_16_bit_results_round_to_nearest_even():
@@ -243,6 +282,15 @@ def test_tables(pass_name):
     assert names[-1] == f"{pass_name}_reference"
     assert len(set(names)) == len(names)
     assert all(name.startswith(f"{pass_name}_") for name in names)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("pass_name", PASSES)
+def test_every_entry_of_this_machine_is_tested(pass_name, layout):
+    reasons = _testing_cpu.explain(pass_name, shape_of(WIDTHS["width_4_3x3_stride_1"]), "f32", layout)
+    lacking = {name.rsplit("_", 1)[1] for name, reason in reasons if reason.startswith("this CPU has no")}
+    names = {name for name in _testing_cpu.entries(pass_name) if name.rsplit("_", 1)[1] not in lacking}
+    assert names == {name for case, dtype in TYPED_CASES for name in accepting(pass_name, CASES[case], dtype, layout)}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -305,12 +353,13 @@ def problems(draw):
 
 @st.composite
 def resnext_problems(draw):
-    """Problems for the kernels of fixed group width."""
-    width, stride = draw(st.sampled_from([4, 8, 16, 32, 64])), draw(st.integers(1, 2))
-    groups = draw(st.integers(1, 4)) * max(1, 16 // width)
+    """Problems for the direct kernels."""
+    width = draw(st.one_of(st.sampled_from([4, 8, 16, 32, 64]), st.integers(1, 70)))
+    outputs = draw(st.one_of(st.just(width), st.integers(1, 40)))
+    groups, stride = draw(st.integers(1, 4)) * max(1, 16 // width), draw(st.integers(1, 2))
     h, w = draw(st.integers(1, 40)), draw(st.integers(1, 40))
     return Problem(
-        draw(st.integers(1, 2)), width * groups, h, w, width * groups, groups=groups, stride=(stride, stride)
+        draw(st.integers(1, 2)), width * groups, h, w, outputs * groups, groups=groups, stride=(stride, stride)
     )
 
 
@@ -323,6 +372,11 @@ def test_random_problems(pass_name, problem, dtype, layout):
 
 @pytest.mark.parametrize("pass_name", PASSES)
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
-@given(problem=resnext_problems(), layout=st.sampled_from(LAYOUTS), weight=st.sampled_from(["KCRS", "KRSC"]))
-def test_random_resnext_problems(pass_name, problem, layout, weight):
-    check_exact(pass_name, problem, "f32", layout, weight, threads=2)
+@given(
+    problem=resnext_problems(),
+    dtype=st.sampled_from(["f32", "bf16", "f16"]),
+    layout=st.sampled_from(LAYOUTS),
+    weight=st.sampled_from(["KCRS", "KRSC"]),
+)
+def test_random_resnext_problems(pass_name, problem, dtype, layout, weight):
+    check_rounding(pass_name, problem, dtype, layout, weight)

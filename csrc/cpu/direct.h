@@ -7,7 +7,7 @@
 #include "grouped_conv.h"
 #include "simd.h"
 
-// The direct kernels for fprop and dgrad: 3x3, padding 1, stride 1 or 2, C == K, float. One sum serves both:
+// The direct kernels for fprop and dgrad: 3x3, padding 1, stride 1 or 2, any width of groups. One sum serves both:
 //
 //   target[n,t,u,:] = start + sum over taps (r, s) of source[n,y,x,:] * weight[r,s,:,:]
 //
@@ -16,24 +16,25 @@
 // keeps a row of target pixels in registers and passes each source pixel by them once per row of taps:
 //
 //      lanes   target channels of one pixel: four groups of width 4, two of 8, one of 16, half of one of 32 ...
-//              spread<j>: lane l of the source vector gets input channel j of lane l's own group
+//              spread<j>: lane l of the source vector gets source channel j of lane l's own group
 //
 //      source pixels     x0  x1  x2  x3  ...    each spread vector is multiplied by the three weights s = 0, 1, 2
 //                        |\  |\  |\  |\         of its row of taps and added to three neighbouring targets, so
 //      target pixels     t0  t1  t2  t3  ...    a load and a permute serve three vectors of products
 //
-// No channel is padded and no product is wasted, except that the last block of a row may overlap the one before:
-// both compute the same bits. Padding is skipped, not multiplied by zero.
+// No product is wasted where a group fills its lanes (direct_lanes.h), except that the last block of a row may overlap
+// the one before: both compute the same bits. Padding is skipped, not multiplied by zero.
 namespace resnext::cpu {
 namespace {
 
-// What the sum reads and writes. Channels lie next to each other; the other strides are in elements.
+// What the sum reads and writes: a tensor of floats, or tiles in scratch. Channels lie next to each other.
 struct Maps {
-  const float* source;
-  float* target;
-  const float* bias;  // or null
-  int64_t source_rows, source_columns, target_rows, target_columns;
-  int64_t source_stride, target_stride;  // from pixel to pixel; rows follow one another
+  const float* source;  // row `source_first`
+  float* target;        // row `target_first`
+  int64_t source_first, target_first;
+  int64_t source_rows, source_columns, target_columns;
+  int64_t source_stride, target_stride;  // from pixel to pixel, in elements; rows follow one another
+  int64_t channels;                      // of the source in a group, a multiple of four
   bool prefetch;                         // the maps come from memory, not from cache
   bool stream;                           // the target is aligned, and too large to be worth a place in cache
 };
@@ -46,6 +47,7 @@ struct Even {
   static constexpr int target(int source, int s, int steps) { return source - s < steps ? source - s : -1; }
   static int64_t first_source(int64_t step) { return step - 1; }
   static int64_t source_row(int64_t target_row, int64_t r) { return target_row - 1 + r; }
+  static int64_t first_source_row(int64_t target_row) { return target_row - 1; }
   static int64_t last_source_row(int64_t target_row) { return target_row + 1; }
   static int64_t steps(const Maps& maps) { return maps.target_columns; }
 };
@@ -59,6 +61,7 @@ struct Narrowing {
   }
   static int64_t first_source(int64_t step) { return 2 * step - 1; }
   static int64_t source_row(int64_t target_row, int64_t r) { return 2 * target_row - 1 + r; }
+  static int64_t first_source_row(int64_t target_row) { return 2 * target_row - 1; }
   static int64_t last_source_row(int64_t target_row) { return 2 * target_row + 1; }
   static int64_t steps(const Maps& maps) { return maps.target_columns; }
 };
@@ -75,6 +78,7 @@ struct Widening {
   static int64_t source_row(int64_t target_row, int64_t r) {
     return (target_row + 1 - r) % 2 == 0 ? (target_row + 1 - r) / 2 : -1;
   }
+  static int64_t first_source_row(int64_t target_row) { return target_row / 2; }
   static int64_t last_source_row(int64_t target_row) { return (target_row + 1) / 2; }
   static int64_t steps(const Maps& maps) { return maps.source_columns; }
 };
@@ -100,7 +104,7 @@ struct BlockPlace {
 constexpr int channels_at_once = lanes == 16 ? 4 : 1;
 
 // Adds four channels of one row of taps to the sums of a block.
-template <class Walk, int group_width, int steps, int targets>
+template <class Walk, int slot, int steps, int targets>
 [[gnu::always_inline]] inline void add_channels(const float* pixels, int64_t pixel_stride, const float* weights,
                                                 const BlockPlace& place, Vec (&sums)[targets]) {
   constexpr int sources = Walk::sources(steps), at_once = channels_at_once;
@@ -112,7 +116,7 @@ template <class Walk, int group_width, int steps, int targets>
     unroll<sources>([&](auto source) RESNEXT_INLINE {
       if (!((source == 0 && place.skip_first) || (source == sources - 1 && place.skip_last))) {
         unroll<at_once>([&](auto j) RESNEXT_INLINE {
-          const Vec x = spread<group_width, channel + j>(pixel);
+          const Vec x = spread<slot, channel + j>(pixel);
           unroll<3>([&](auto s) RESNEXT_INLINE {
             constexpr int target = Walk::target(source, s, steps);
             if constexpr (target >= 0) sums[target] += x * weight[j * 3 + s];
@@ -131,7 +135,8 @@ TapRows tap_rows(const Maps& maps, int64_t target_row) {
   for (int64_t r = 0; r < 3; ++r) {
     const int64_t row = Walk::source_row(target_row, r);
     if (row < 0 || row >= maps.source_rows) continue;
-    taps.rows[taps.count++] = {maps.source + row * maps.source_columns * maps.source_stride, r};
+    const int64_t row_in_maps = row - maps.source_first;
+    taps.rows[taps.count++] = {maps.source + row_in_maps * maps.source_columns * maps.source_stride, r};
   }
   return taps;
 }
@@ -142,27 +147,26 @@ struct VectorPlace {
   const float* weights;  // packed
   Vec start;
   int64_t target_channel;
+  int count;  // of channels, to be stored
 };
 
 // Computes `steps` steps of one row of targets, for one vector of channels.
-template <class Walk, int group_width, int steps>
-[[gnu::noinline]] void sum_block(const TapRows& taps, int64_t pixel_stride, const VectorPlace& vector, BlockPlace place,
-                                 float* target, int64_t target_stride, int64_t targets_inside, bool stream) {
+template <class Walk, int slot, int steps>
+[[gnu::noinline]] void sum_block(const Maps& maps, const TapRows& taps, const VectorPlace& vector, BlockPlace place,
+                                 float* target, int64_t targets_inside) {
   constexpr int targets = steps * Walk::step_targets;
   Vec sums[targets];
   unroll<targets>([&](auto i) RESNEXT_INLINE { sums[i] = vector.start; });
   for (int row = 0; row < taps.count; ++row) {
-    const float* pixels = taps.rows[row].source + place.first_source * pixel_stride + vector.source_channel;
-    const float* weights = vector.weights + taps.rows[row].r * group_width * 3 * lanes;
-    for (int channel = 0; channel < group_width; channel += 4) {
-      add_channels<Walk, group_width, steps>(pixels + channel, pixel_stride, weights + channel * 3 * lanes, place,
-                                             sums);
-    }
+    const float* pixels = taps.rows[row].source + place.first_source * maps.source_stride + vector.source_channel;
+    const float* weights = vector.weights + taps.rows[row].r * maps.channels * 3 * lanes;
+    for (int64_t channel = 0; channel < maps.channels; channel += 4)
+      add_channels<Walk, slot, steps>(pixels + channel, maps.source_stride, weights + channel * 3 * lanes, place, sums);
   }
   target += vector.target_channel;
   unroll<targets>([&](auto i) RESNEXT_INLINE {
-    if (i < targets_inside) stream ? store_past_cache(target, sums[i]) : store(target, sums[i]);
-    target = opaque(target + target_stride);
+    if (i < targets_inside) maps.stream ? store_past_cache(target, sums[i]) : store_part(target, sums[i], vector.count);
+    target = opaque(target + maps.target_stride);
   });
 }
 
@@ -172,8 +176,8 @@ template <class Walk>
 void prefetch_block(const Maps& maps, int64_t target_row, const VectorPlace& vector, int64_t first_source,
                     int64_t sources, const float* target, int64_t targets) {
   for (int64_t row = Walk::last_source_row(target_row) + 1; row <= Walk::last_source_row(target_row + 1); ++row) {
-    const float* pixel =
-        maps.source + (row * maps.source_columns + first_source) * maps.source_stride + vector.source_channel;
+    const int64_t pixels = (row - maps.source_first) * maps.source_columns + first_source;
+    const float* pixel = maps.source + pixels * maps.source_stride + vector.source_channel;
     for (int64_t i = 0; i < sources; ++i, pixel += maps.source_stride) __builtin_prefetch(pixel, 0, 2);
   }
   if (maps.stream) return;
@@ -181,19 +185,19 @@ void prefetch_block(const Maps& maps, int64_t target_row, const VectorPlace& vec
 }
 
 // Steps of a block: as many as registers hold sums for, and a divisor of the widths of ResNeXt's maps.
-template <class Walk, int group_width>
+template <class Walk, int slot>
 constexpr int largest_block = lanes == 16               ? 14 / Walk::step_targets
                               : Walk::step_targets == 2 ? 5
-                              : group_width == 4        ? 8
+                              : slot == 4               ? 8
                                                         : 7;
 
 // One row of targets for the vectors [begin, end): blocks as long as registers allow, the last one pushed back to end
 // with the row. `vector_place` tells a vector's VectorPlace.
-template <class Walk, int group_width, class Vectors>
+template <class Walk, int slot, class Vectors>
 void sum_row(const Maps& maps, int64_t target_row, int64_t begin, int64_t end, const Vectors& vector_place) {
   const TapRows taps = tap_rows<Walk>(maps, target_row);
   const int64_t steps = Walk::steps(maps);
-  float* target = maps.target + target_row * maps.target_columns * maps.target_stride;
+  float* target = maps.target + (target_row - maps.target_first) * maps.target_columns * maps.target_stride;
   const auto block = [&](int64_t step, auto size) {
     const int64_t column = step * Walk::step_targets, first_source = Walk::first_source(step);
     const int64_t last_source = first_source + Walk::sources(size) - 1;
@@ -204,12 +208,11 @@ void sum_row(const Maps& maps, int64_t target_row, int64_t begin, int64_t end, c
       if (maps.prefetch)
         prefetch_block<Walk>(maps, target_row, vector, first_source, Walk::sources(size), block_target,
                              size * Walk::step_targets);
-      sum_block<Walk, group_width, size>(taps, maps.source_stride, vector, place, block_target, maps.target_stride,
-                                         maps.target_columns - column, maps.stream);
+      sum_block<Walk, slot, size>(maps, taps, vector, place, block_target, maps.target_columns - column);
     }
     return step + size;
   };
-  constexpr int largest = largest_block<Walk, group_width>, middle = (largest + 1) / 2;
+  constexpr int largest = largest_block<Walk, slot>, middle = (largest + 1) / 2;
   for (int64_t step = 0; step < steps;) {
     const int64_t left = steps - step;
     const auto fits = [&](int size) { return steps >= size; };

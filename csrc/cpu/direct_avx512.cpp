@@ -2,3 +2,7 @@
 #include "direct_define.h"
 
 RESNEXT_DEFINE_DIRECT(avx512)
+
+namespace resnext::cpu::avx512 {
+RESNEXT_DEFINE_DIRECT_SLOT(16)
+}

@@ -1,21 +1,22 @@
 #pragma once
 #include "grouped_conv.h"
 
-// The direct kernels: one template source, compiled for each instruction set. Group widths are 4, 8, 16, 32 and 64.
+// The direct kernels: one template source, compiled for each instruction set. `slot` is the number of lanes that a
+// group takes: 4, 8 (with 16 lanes), or all, as many vectors as it fills.
 #define RESNEXT_DECLARE_DIRECT(isa, lane_count)         \
   namespace resnext::cpu::isa {                         \
   constexpr int vector_lanes = lane_count;              \
-  template <int group_width>                            \
+  template <DType, int slot>                            \
   int64_t fprop_workspace(const Problem&, int threads); \
-  template <int group_width>                            \
+  template <DType, int slot>                            \
   int64_t dgrad_workspace(const Problem&, int threads); \
-  template <int group_width>                            \
+  template <DType, int slot>                            \
   int64_t wgrad_workspace(const Problem&, int threads); \
-  template <int group_width>                            \
+  template <DType, int slot>                            \
   void fprop(const FpropArgs&);                         \
-  template <int group_width>                            \
+  template <DType, int slot>                            \
   void dgrad(const DgradArgs&);                         \
-  template <int group_width>                            \
+  template <DType, int slot>                            \
   void wgrad(const WgradArgs&);                         \
   }
 

@@ -1,40 +1,45 @@
 #pragma once
 #include "direct.h"
-#include "direct_tiles.h"
+#include "direct_lanes.h"
 
-// fprop and dgrad over whole tensors. NHWC is read and written in place. NCHW goes through scratch: the channels of
-// one or more groups of one image are transposed to pixels in cache, summed there, and transposed back.
+// fprop and dgrad over whole tensors, in one of two ways:
+//
+//   in place   NHWC tensors of floats whose groups need no padded lanes to be read: the sum reads and writes them
+//   by tiles   all others (NCHW, 16-bit types, padded lanes): rows of some channels are brought to cache as vectors of
+//              floats (direct_lanes.h), summed there, and copied back
 namespace resnext::cpu {
 namespace {
 
-// Channels that are loaded together: at least a vector, at least a group.
-template <int group_width>
-constexpr int unit_channels = group_width < lanes ? lanes : group_width;
-
-// One fprop or dgrad, told as the sum in direct.h; `maps` describes image 0.
+// One fprop or dgrad, told as the sum in direct.h.
+template <class T, int slot>
 struct Sum {
-  int64_t images, channels;
-  Maps maps;
-  Layout layout;
+  int64_t images;
+  Tensor<const T, slot> source;
+  Tensor<T, slot> target;
+  const T* bias;  // of the target's channels, or null
   Weight<const void*> weight;
+  bool lanes_are_inputs, flip;
   Launch launch;
 
-  int64_t source_pixels() const { return maps.source_rows * maps.source_columns; }
-  int64_t target_pixels() const { return maps.target_rows * maps.target_columns; }
+  PackPlan<slot> pack_plan() const { return {target.map, source.map.width, lanes_are_inputs, flip}; }
+  int64_t target_bytes() const { return images * target.map.channels() * target.pixels() * int64_t(sizeof(T)); }
+  int64_t source_bytes() const { return images * source.map.channels() * source.pixels() * int64_t(sizeof(T)); }
 };
 
+constexpr int64_t cached_bytes = 8 << 20;
+
 // Prefetching costs a little where the maps lie in cache anyway.
-inline bool comes_from_memory(const ConvShape& shape) {
-  constexpr int64_t cached_bytes = 8 << 20;
-  return shape.n * shape.c * (shape.h * shape.w + shape.p() * shape.q()) * int64_t(sizeof(float)) > cached_bytes;
+template <class T, int slot>
+bool comes_from_memory(const Sum<T, slot>& sum) {
+  return sum.source_bytes() + sum.target_bytes() > cached_bytes;
 }
 
 // Stores that pass the caches by save reading the target, but leave nothing for the next layer to find there: only for
 // targets that would push each other out anyway.
-inline bool worth_streaming(const Sum& sum) {
-  constexpr int64_t cached_bytes = 8 << 20;
-  const int64_t bytes = sum.images * sum.channels * sum.target_pixels() * int64_t(sizeof(float));
-  return lanes == 16 && bytes > cached_bytes && reinterpret_cast<uintptr_t>(sum.maps.target) % sizeof(Vec) == 0;
+template <class T, int slot>
+bool worth_streaming(const Sum<T, slot>& sum) {
+  return lanes == 16 && sum.target_bytes() > cached_bytes && sum.target.map.is_full() &&
+         reinterpret_cast<uintptr_t>(sum.target.data) % sizeof(Vec) == 0;
 }
 
 // The part of [0, count) that falls to the calling thread of a team.
@@ -47,154 +52,250 @@ inline Share thread_share(int64_t count) {
   return {count * thread / threads, count * (thread + 1) / threads};
 }
 
-// First source channel that vector `vector` of targets needs.
-template <int group_width>
-int64_t source_channel(int64_t vector) {
-  return vector * lanes / unit_channels<group_width> * unit_channels<group_width>;
+template <class T, int slot>
+Vec start_value(const Sum<T, slot>& sum, int64_t vector) {
+  const Lanes<slot>& map = sum.target.map;
+  return sum.bias ? Gaps<slot>(map).open(load_part(sum.bias + map.first_channel(vector), map.count(vector))) : Vec{};
 }
 
-inline Vec start_value(const Sum& sum, int64_t vector) {
-  return sum.maps.bias ? load(sum.maps.bias + vector * lanes) : Vec{};
+template <class T, int slot>
+bool is_in_place(const Sum<T, slot>& sum) {
+  if (!std::is_same_v<T, float> || sum.source.layout != Layout::nhwc) return false;
+  if (slot == lanes) return sum.source.map.width % 4 == 0;
+  return sum.source.map.is_full() && sum.target.map.is_full();
 }
 
 // One unit is one row of targets for a block of channels: all of them where groups are narrow, else as many as keep
 // their weights in the second-level cache. Consecutive units are consecutive rows, which share source rows.
-template <class Walk, int group_width>
-void sum_nhwc(const Sum& sum, const float* packed) {
-  const int64_t block_vectors = group_width <= 16 ? sum.channels / lanes : 256 / lanes;
-  const int64_t vectors = sum.channels / lanes, blocks = (vectors + block_vectors - 1) / block_vectors;
-  const int64_t rows = sum.maps.target_rows;
+template <class Walk, int slot>
+void sum_in_place(const Sum<float, slot>& sum, const float* packed) {
+  const Lanes<slot>&from = sum.source.map, &to = sum.target.map;
+  const int64_t packed_size = sum.pack_plan().order().size(), vectors = to.vectors(), cached_floats = 150 * 1024;
+  const int64_t block_vectors =
+      to.width <= 16 ? vectors : std::clamp<int64_t>(cached_floats / packed_size, 1, 256 / lanes);
+  const int64_t blocks = (vectors + block_vectors - 1) / block_vectors, rows = sum.target.rows;
   const Share share = thread_share(sum.images * blocks * rows);
   const bool stream = worth_streaming(sum);
+  const auto vector_place = [&](int64_t vector) {
+    const int64_t source_channel = from.first_channel(vector / to.vectors_per_group() * from.vectors_per_group());
+    return VectorPlace{source_channel, packed + vector * packed_size, start_value(sum, vector),
+                       to.first_channel(vector), to.count(vector)};
+  };
   for (int64_t unit = share.begin; unit < share.end; ++unit) {
     const int64_t row = unit % rows, block = unit / rows % blocks, image = unit / rows / blocks;
-    Maps maps = sum.maps;
-    maps.stream = stream;
-    maps.source += image * sum.source_pixels() * sum.channels;
-    maps.target += image * sum.target_pixels() * sum.channels;
-    const int64_t end = std::min((block + 1) * block_vectors, vectors);
-    const auto vector_place = [&](int64_t vector) {
-      return VectorPlace{source_channel<group_width>(vector), packed + vector * packed_vector_size<group_width>,
-                         start_value(sum, vector), vector * lanes};
-    };
-    sum_row<Walk, group_width>(maps, row, block * block_vectors, end, vector_place);
+    const Maps maps{sum.source.at(image, 0, 0),
+                    sum.target.at(image, 0, 0),
+                    0,
+                    0,
+                    sum.source.rows,
+                    sum.source.columns,
+                    sum.target.columns,
+                    from.channels(),
+                    to.channels(),
+                    from.width,
+                    comes_from_memory(sum),
+                    stream};
+    sum_row<Walk, slot>(maps, row, block * block_vectors, std::min((block + 1) * block_vectors, vectors), vector_place);
   }
   if (stream) _mm_sfence();  // the caller's other threads must see what was streamed
 }
 
-// One unit is one image's channels of one group, or of as many groups as fill a vector.
-template <class Walk, int group_width>
-void sum_nchw(const Sum& sum, const float* packed, float* scratch) {
-  constexpr int width = unit_channels<group_width>;
-  const int64_t units = sum.channels / width;
-  const Share share = thread_share(sum.images * units);
-  float* source = scratch;
-  float* target = scratch + sum.source_pixels() * width;
-  for (int64_t unit = share.begin; unit < share.end; ++unit) {
-    const int64_t image = unit / units, channel = unit % units * width;
-    const int64_t plane = image * sum.channels + channel;
-    planes_to_pixels<width>(sum.maps.source + plane * sum.source_pixels(), sum.source_pixels(), sum.source_pixels(),
-                            source);
-    Maps maps = sum.maps;
-    maps.source = source;
-    maps.target = target;
-    maps.prefetch = false;
-    maps.source_stride = width;
-    maps.target_stride = lanes;
-    const float* next_source = sum.maps.source + (plane + width) * sum.source_pixels();
-    for (int64_t part = 0; part < width; part += lanes) {
-      const int64_t vector = (channel + part) / lanes;
-      float* planes = sum.maps.target + (plane + part) * sum.target_pixels();
-      const VectorPlace place{0, packed + vector * packed_vector_size<group_width>, start_value(sum, vector), 0};
-      for (int64_t row = 0; row < maps.target_rows; ++row) {
-        if (sum.maps.prefetch) {
-          prefetch_part<true>(planes, lanes * sum.target_pixels(), row, maps.target_rows);
-          if (unit + 1 < share.end)
-            prefetch_part<false>(next_source, width * sum.source_pixels(), part / lanes * maps.target_rows + row,
-                                 width / lanes * maps.target_rows);
-        }
-        sum_row<Walk, group_width>(maps, row, 0, 1, [&](int64_t) { return place; });
+// How a sum is cut into tiles, from its shape alone. A unit is a group, or as many groups as share a vector.
+struct TilePlan {
+  int64_t units, blocks;                   // units of a block, blocks of an image
+  int64_t source_vectors, target_vectors;  // of a block
+  int64_t rows, tiles;                     // target rows of a tile, tiles of an image
+  int64_t source_floats, target_floats;    // scratch
+
+  int64_t scratch() const { return source_floats + target_floats; }
+};
+
+template <class Walk, class T, int slot>
+TilePlan tile_plan(const Sum<T, slot>& sum) {
+  constexpr int64_t cached_floats = 128 * 1024, line_channels = 64, fewest_rows = 8;
+  const Lanes<slot>&from = sum.source.map, &to = sum.target.map;
+  TilePlan plan{};
+  const auto floats = [&](int64_t rows) {
+    const int64_t source_rows = std::min(sum.source.rows, Walk::last_source_row(rows) - Walk::first_source_row(0) + 1);
+    plan.source_floats = source_rows * sum.source.columns * plan.units * from.vectors_per_group() * lanes;
+    plan.target_floats = rows * sum.target.columns * plan.units * to.vectors_per_group() * lanes;
+    return plan.scratch();
+  };
+  // In NHWC a block takes whole lines of cache, unless a few rows of them would not fit into it.
+  plan.units = sum.source.layout == Layout::nchw
+                   ? 1
+                   : std::clamp<int64_t>(line_channels / lanes / from.vectors_per_group(), 1, from.units());
+  while (plan.units > 1 && floats(fewest_rows) > cached_floats) --plan.units;
+  plan.rows = sum.target.rows;
+  while (plan.rows > 1 && floats(plan.rows) > cached_floats) plan.rows = (plan.rows + 1) / 2;
+  floats(plan.rows);
+  plan.tiles = (sum.target.rows + plan.rows - 1) / plan.rows;
+  plan.blocks = (from.units() + plan.units - 1) / plan.units;
+  plan.source_vectors = plan.units * from.vectors_per_group();
+  plan.target_vectors = plan.units * to.vectors_per_group();
+  return plan;
+}
+
+// Asks for `step` of `steps` of the memory of a part, if it lies together: whole planes.
+template <bool write, class T, int slot>
+void prefetch_planes(const Tensor<T, slot>& tensor, const Part& part, int64_t step, int64_t steps) {
+  if (tensor.layout != Layout::nchw || part.rows != tensor.rows) return;
+  const int64_t first = tensor.map.first_channel(part.first_vector), last = part.first_vector + part.vectors - 1;
+  const int64_t size = (tensor.map.first_channel(last) + tensor.map.count(last) - first) * tensor.pixels();
+  constexpr int64_t line = 64 / sizeof(T);
+  const T* from = tensor.at(part.image, first, 0);
+  for (int64_t i = size * step / steps / line * line; i < size * (step + 1) / steps; i += line)
+    __builtin_prefetch(from + i, write, 2);
+}
+
+// The source and the target of one tile.
+struct TileParts {
+  Part source, target;
+};
+
+template <class Walk, class T, int slot>
+TileParts tile_parts(const Sum<T, slot>& sum, const TilePlan& plan, int64_t index) {
+  const int64_t tile = index % plan.tiles, block = index / plan.tiles % plan.blocks;
+  const int64_t image = index / plan.tiles / plan.blocks;
+  const int64_t first = tile * plan.rows, last = std::min(first + plan.rows, sum.target.rows) - 1;
+  const int64_t source_first = std::max<int64_t>(Walk::first_source_row(first), 0);
+  const int64_t source_last = std::min(Walk::last_source_row(last), sum.source.rows - 1);
+  const auto part = [&](const Lanes<slot>& map, int64_t vectors, int64_t first_row, int64_t last_row) {
+    const int64_t begin = block * vectors, end = std::min(begin + vectors, map.vectors());
+    return Part{image, begin, end - begin, first_row, last_row - first_row + 1};
+  };
+  return {part(sum.source.map, plan.source_vectors, source_first, source_last),
+          part(sum.target.map, plan.target_vectors, first, last)};
+}
+
+template <class Walk, class T, int slot>
+void sum_by_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const float* packed, float* scratch) {
+  const Lanes<slot>&from = sum.source.map, &to = sum.target.map;
+  const PackedOrder order = sum.pack_plan().order();
+  const Share share = thread_share(sum.images * plan.blocks * plan.tiles);
+  const bool prefetch = comes_from_memory(sum);
+  float* target = scratch + plan.source_floats;
+  for (int64_t index = share.begin; index < share.end; ++index) {
+    const auto [source_part, target_part] = tile_parts<Walk>(sum, plan, index);
+    const Part next = tile_parts<Walk>(sum, plan, std::min(index + 1, share.end - 1)).source;
+    load_pixels(sum.source, source_part, prefetch, scratch);
+    const Maps maps{scratch,
+                    target,
+                    source_part.first_row,
+                    target_part.first_row,
+                    sum.source.rows,
+                    sum.source.columns,
+                    sum.target.columns,
+                    source_part.vectors * lanes,
+                    target_part.vectors * lanes,
+                    order.channels,
+                    false,
+                    false};
+    const auto vector_place = [&](int64_t i) {
+      const int64_t vector = target_part.first_vector + i;
+      const int64_t source_vector = i / to.vectors_per_group() * from.vectors_per_group();
+      return VectorPlace{source_vector * lanes, packed + vector * order.size(), start_value(sum, vector), i * lanes,
+                         lanes};
+    };
+    for (int64_t i = 0; i < target_part.rows; ++i) {
+      if (prefetch) {
+        prefetch_planes<true>(sum.target, target_part, i, target_part.rows);
+        prefetch_planes<false>(sum.source, next, i, target_part.rows);
       }
-      pixels_to_planes(target, sum.target_pixels(), sum.target_pixels(), planes);
+      sum_row<Walk, slot>(maps, target_part.first_row + i, 0, target_part.vectors, vector_place);
+    }
+    store_pixels(target, target_part, sum.target);
+  }
+}
+
+template <class Walk, class T, int slot>
+int64_t sum_workspace(const Sum<T, slot>& sum, int threads) {
+  const int64_t scratch = is_in_place(sum) ? 0 : tile_plan<Walk>(sum).scratch();
+  return (sum.pack_plan().size() + threads * scratch) * sizeof(float);
+}
+
+template <class Walk, class T, int slot>
+void run_sum(const Sum<T, slot>& sum) {
+  float* packed = static_cast<float*>(sum.launch.workspace);
+  const TilePlan plan = tile_plan<Walk>(sum);
+#pragma omp parallel num_threads(sum.launch.threads)
+  {
+    pack<T>(sum.pack_plan(), sum.weight, packed);
+    float* scratch = packed + sum.pack_plan().size() + omp_get_thread_num() * plan.scratch();
+    if constexpr (std::is_same_v<T, float>) {
+      if (is_in_place(sum))
+        sum_in_place<Walk>(sum, packed);
+      else
+        sum_by_tiles<Walk>(sum, plan, packed, scratch);
+    } else {
+      sum_by_tiles<Walk>(sum, plan, packed, scratch);
     }
   }
 }
 
-template <int group_width>
-int64_t packed_size(int64_t channels) {
-  return channels / lanes * packed_vector_size<group_width>;
-}
-
-// Scratch of one thread, in floats.
-template <int group_width>
-int64_t sum_scratch(const Problem& problem) {
-  if (problem.layout == Layout::nhwc) return 0;
+// The tensors of a problem.
+template <int slot, class T>
+Tensor<T, slot> input_tensor(const Problem& problem, T* data) {
   const ConvShape& shape = problem.shape;
-  const int64_t inputs = shape.h * shape.w, outputs = shape.p() * shape.q();
-  return unit_channels<group_width> * std::max(inputs, outputs) + lanes * std::max(inputs, outputs);
+  return {data, problem.layout, shape.h, shape.w, {shape.c_per_group(), shape.groups}};
 }
 
-template <int group_width>
-int64_t sum_workspace(const Problem& problem, int threads) {
-  return (packed_size<group_width>(problem.shape.c) + threads * sum_scratch<group_width>(problem)) * sizeof(float);
+template <int slot, class T>
+Tensor<T, slot> output_tensor(const Problem& problem, T* data) {
+  const ConvShape& shape = problem.shape;
+  return {data, problem.layout, shape.p(), shape.q(), {shape.k_per_group(), shape.groups}};
 }
 
-template <class Walk, int group_width, bool lanes_are_inputs>
-void run_sum(const Sum& sum, bool flip, int64_t scratch_size) {
-  float* packed = static_cast<float*>(sum.launch.workspace);
-  float* scratch = packed + packed_size<group_width>(sum.channels);
-#pragma omp parallel num_threads(sum.launch.threads)
-  {
-    pack<group_width, lanes_are_inputs>(sum.weight, sum.channels, flip, packed);
-    if (sum.layout == Layout::nhwc)
-      sum_nhwc<Walk, group_width>(sum, packed);
-    else
-      sum_nchw<Walk, group_width>(sum, packed, scratch + omp_get_thread_num() * scratch_size);
-  }
+template <class T, int slot>
+Sum<T, slot> fprop_sum(const FpropArgs& args) {
+  return {args.problem.shape.n,
+          input_tensor<slot>(args.problem, static_cast<const T*>(args.input)),
+          output_tensor<slot>(args.problem, static_cast<T*>(args.output)),
+          static_cast<const T*>(args.bias),
+          args.weight,
+          false,
+          false,
+          args.launch};
 }
 
-template <int group_width>
+template <class T, int slot>
+Sum<T, slot> dgrad_sum(const DgradArgs& args) {
+  return {args.problem.shape.n,
+          output_tensor<slot>(args.problem, static_cast<const T*>(args.grad_output)),
+          input_tensor<slot>(args.problem, static_cast<T*>(args.grad_input)),
+          nullptr,
+          args.weight,
+          true,
+          args.problem.shape.stride_h == 1,
+          args.launch};
+}
+
+template <class T, int slot>
+int64_t fprop_workspace_bytes(const Problem& problem, int threads) {
+  FpropArgs args{};
+  args.problem = problem;
+  const Sum<T, slot> sum = fprop_sum<T, slot>(args);
+  return problem.shape.stride_h == 1 ? sum_workspace<Even>(sum, threads) : sum_workspace<Narrowing>(sum, threads);
+}
+
+template <class T, int slot>
+int64_t dgrad_workspace_bytes(const Problem& problem, int threads) {
+  DgradArgs args{};
+  args.problem = problem;
+  const Sum<T, slot> sum = dgrad_sum<T, slot>(args);
+  return problem.shape.stride_h == 1 ? sum_workspace<Even>(sum, threads) : sum_workspace<Widening>(sum, threads);
+}
+
+template <class T, int slot>
 void run_fprop(const FpropArgs& args) {
-  const ConvShape& shape = args.problem.shape;
-  const Maps maps{static_cast<const float*>(args.input),
-                  static_cast<float*>(args.output),
-                  static_cast<const float*>(args.bias),
-                  shape.h,
-                  shape.w,
-                  shape.p(),
-                  shape.q(),
-                  shape.c,
-                  shape.c,
-                  comes_from_memory(shape),
-                  false};
-  const Sum sum{shape.n, shape.c, maps, args.problem.layout, args.weight, args.launch};
-  const int64_t scratch = sum_scratch<group_width>(args.problem);
-  if (shape.stride_h == 1)
-    run_sum<Even, group_width, false>(sum, false, scratch);
-  else
-    run_sum<Narrowing, group_width, false>(sum, false, scratch);
+  const Sum<T, slot> sum = fprop_sum<T, slot>(args);
+  args.problem.shape.stride_h == 1 ? run_sum<Even>(sum) : run_sum<Narrowing>(sum);
 }
 
-template <int group_width>
+template <class T, int slot>
 void run_dgrad(const DgradArgs& args) {
-  const ConvShape& shape = args.problem.shape;
-  const Maps maps{static_cast<const float*>(args.grad_output),
-                  static_cast<float*>(args.grad_input),
-                  nullptr,
-                  shape.p(),
-                  shape.q(),
-                  shape.h,
-                  shape.w,
-                  shape.c,
-                  shape.c,
-                  comes_from_memory(shape),
-                  false};
-  const Sum sum{shape.n, shape.c, maps, args.problem.layout, args.weight, args.launch};
-  const int64_t scratch = sum_scratch<group_width>(args.problem);
-  if (shape.stride_h == 1)
-    run_sum<Even, group_width, true>(sum, true, scratch);
-  else
-    run_sum<Widening, group_width, true>(sum, false, scratch);
+  const Sum<T, slot> sum = dgrad_sum<T, slot>(args);
+  args.problem.shape.stride_h == 1 ? run_sum<Even>(sum) : run_sum<Widening>(sum);
 }
 
 }  // namespace

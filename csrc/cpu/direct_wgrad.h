@@ -5,10 +5,9 @@
 
 #include "direct_layouts.h"
 #include "direct_pack.h"
-#include "direct_tiles.h"
 #include "reference.h"
 
-// The direct kernel for wgrad: 3x3, padding 1, stride 1 or 2, C == K, float.
+// The direct kernel for wgrad: 3x3, padding 1, stride 1 or 2, any width of groups.
 //
 //   grad_weight[k,c,r,s] = sum over n,p,q of grad_output[n,p,q,k] * input[n, p * stride - 1 + r, q * stride - 1 + s, c]
 //
@@ -21,8 +20,8 @@
 //      spread<2>(x)   sum6    sum7    sum8      grad_output, which roll along the row in three registers
 //      spread<3>(x)   sum9    sum10   sum11
 //
-// A tile of both tensors is copied to scratch first, from either layout: it is read 3 * group width / 4 times, and
-// in NHWC its pixels are so far apart that few of them fit into the same cache at a time.
+// A tile of both tensors is copied to scratch first, from either layout and any type: it is read 3 * group width / 4
+// times, and in NHWC its pixels are so far apart that few of them fit into the same cache at a time.
 // The tiles are dealt out to a number of parts that depends on the shape alone. A part sums its tiles in order, and
 // the parts are added in order, so the number of threads does not change the result.
 namespace resnext::cpu {
@@ -30,14 +29,15 @@ namespace {
 
 // A tile in scratch: output rows [first, last) of grad_output, and the input rows that they need.
 struct Tile {
-  const float* input;        // row `input_first`, pixels of unit_channels
+  const float* input;        // row `input_first`
   const float* grad_output;  // row `first`, pixels of one vector
   int64_t first, last, input_first;
+  int64_t input_stride;  // from pixel to pixel
 };
 
 constexpr int wgrad_channels = lanes == 16 ? 4 : 2;  // as many as there are registers for three sums each
 
-template <int group_width, int stride>
+template <int slot, int stride>
 class RowSums {
  public:
   [[gnu::always_inline]] void begin(const float* packed, bool first) {
@@ -48,24 +48,26 @@ class RowSums {
     unroll<count>([&](auto i) RESNEXT_INLINE { store(packed + i * lanes, sums_[i]); });
   }
 
-  // One row of grad_output and the input row that it meets by the taps r.
-  [[gnu::always_inline]] void add_row(const float* input, const float* grad, int64_t inputs, int64_t outputs) {
+  // One row of grad_output and the input row, of pixels `pixel` elements apart, that it meets by the taps r.
+  [[gnu::always_inline]] void add_row(const float* input, int64_t pixel, const float* grad, int64_t inputs,
+                                      int64_t outputs) {
     if constexpr (stride == 1)
-      add_row_of_stride_1(input, grad, outputs);
+      add_row_of_stride_1(input, pixel, grad, outputs);
     else
-      add_row_of_stride_2(input, grad, inputs, outputs);
+      add_row_of_stride_2(input, pixel, grad, inputs, outputs);
   }
 
  private:
-  static constexpr int count = wgrad_channels * 3, pixel = unit_channels<group_width>;
+  static constexpr int count = wgrad_channels * 3;
 
   template <int s>
   [[gnu::always_inline]] void add(const float* input, Vec grad) {
-    unroll<wgrad_channels>([&](auto j) RESNEXT_INLINE { sums_[j * 3 + s] += spread<group_width, j>(input) * grad; });
+    unroll<wgrad_channels>([&](auto j) RESNEXT_INLINE { sums_[j * 3 + s] += spread<slot, j>(input) * grad; });
   }
 
   // Input column w meets the outputs w + 1, w and w - 1 by the taps 0, 1 and 2, if they exist.
-  [[gnu::always_inline]] void add_row_of_stride_1(const float* input, const float* grad, int64_t columns) {
+  [[gnu::always_inline]] void add_row_of_stride_1(const float* input, int64_t pixel, const float* grad,
+                                                  int64_t columns) {
     Vec before = load(grad);
     if (columns == 1) return add<1>(input, before);
     Vec here = load(grad + lanes);
@@ -75,7 +77,7 @@ class RowSums {
       const Vec after = load(grad + (column + 1) * lanes);
       const float* x = input + column * pixel;
       unroll<wgrad_channels>([&](auto j) RESNEXT_INLINE {
-        const Vec spread_x = spread<group_width, j>(x);
+        const Vec spread_x = spread<slot, j>(x);
         sums_[j * 3] += spread_x * after;
         sums_[j * 3 + 1] += spread_x * here;
         sums_[j * 3 + 2] += spread_x * before;
@@ -88,7 +90,7 @@ class RowSums {
   }
 
   // Input column 2q meets output q by tap 1; column 2q + 1 meets q by tap 2 and q + 1 by tap 0.
-  [[gnu::always_inline]] void add_row_of_stride_2(const float* input, const float* grad, int64_t inputs,
+  [[gnu::always_inline]] void add_row_of_stride_2(const float* input, int64_t pixel, const float* grad, int64_t inputs,
                                                   int64_t outputs) {
     Vec here = load(grad);
     for (int64_t q = 0; q < outputs - 1; ++q) {
@@ -96,7 +98,7 @@ class RowSums {
       const float* x = input + 2 * q * pixel;
       add<1>(x, here);
       unroll<wgrad_channels>([&](auto j) RESNEXT_INLINE {
-        const Vec spread_x = spread<group_width, j>(x + pixel);
+        const Vec spread_x = spread<slot, j>(x + pixel);
         sums_[j * 3] += spread_x * after;
         sums_[j * 3 + 2] += spread_x * here;
       });
@@ -111,121 +113,117 @@ class RowSums {
 };
 
 // Adds a tile to the packed weights of one vector of output channels.
-template <int group_width, int stride>
-[[gnu::noinline]] void add_tile(const ConvShape& shape, const Tile& tile, bool first, float* packed) {
+template <int slot, int stride>
+[[gnu::noinline]] void add_tile(const ConvShape& shape, const Tile& tile, bool first, const PackedOrder& order,
+                                float* packed) {
   const int64_t columns = shape.w, outputs = shape.q();
   for (int64_t r = 0; r < 3; ++r)
-    for (int64_t channel = 0; channel < group_width; channel += wgrad_channels) {
-      float* place = packed + packed_place<group_width>(r, channel, 0);
-      RowSums<group_width, stride> sums;
+    for (int64_t channel = 0; channel < order.channels; channel += wgrad_channels) {
+      float* place = packed + order.place(r, channel, 0);
+      RowSums<slot, stride> sums;
       sums.begin(place, first);
       for (int64_t p = tile.first; p < tile.last; ++p) {
         const int64_t h = p * stride - 1 + r;
         if (h < 0 || h >= shape.h) continue;
-        const float* input = tile.input + (h - tile.input_first) * columns * unit_channels<group_width> + channel;
-        sums.add_row(input, tile.grad_output + (p - tile.first) * outputs * lanes, columns, outputs);
+        const float* input = tile.input + (h - tile.input_first) * columns * tile.input_stride + channel;
+        sums.add_row(input, tile.input_stride, tile.grad_output + (p - tile.first) * outputs * lanes, columns, outputs);
       }
       sums.end(place);
     }
 }
 
-// How a problem is cut, from its shape alone.
+// A problem, and how it is cut, from its shape alone. A unit is a group, or as many groups as share a vector.
+template <class T, int slot>
 struct WgradPlan {
+  Tensor<const T, slot> input, grad_output;
+  PackPlan<slot> pack;
+  bool prefetch;
+  int64_t stride;
   int64_t tile_rows, tiles_per_image, tiles, units, parts;
   int64_t input_scratch, output_scratch;  // floats
 
   int64_t scratch() const { return input_scratch + output_scratch; }
 };
 
-template <int group_width>
-WgradPlan wgrad_plan(const ConvShape& shape) {
-  constexpr int64_t width = unit_channels<group_width>, tile_floats = 24 * 1024, wanted_tasks = 32;
-  const int64_t stride = shape.stride_h, outputs = shape.q();
-  WgradPlan plan{};
-  const int64_t row_floats = stride * shape.w * width + outputs * lanes;
-  const int64_t rows_that_fit = std::clamp<int64_t>(tile_floats / row_floats, 1, shape.p());
+template <class T, int slot>
+WgradPlan<T, slot> wgrad_plan(const WgradArgs& args) {
+  constexpr int64_t tile_floats = 24 * 1024, wanted_tasks = 32, cached_bytes = 8 << 20;
+  const ConvShape& shape = args.problem.shape;
+  WgradPlan<T, slot> plan{};
+  plan.input = input_tensor<slot>(args.problem, static_cast<const T*>(args.input));
+  plan.grad_output = output_tensor<slot>(args.problem, static_cast<const T*>(args.grad_output));
+  const Lanes<slot>&inputs = plan.input.map, &outputs = plan.grad_output.map;
+  plan.pack = {outputs, inputs.width, false, false};
+  plan.prefetch = shape.n * (inputs.channels() * plan.input.pixels() + outputs.channels() * plan.grad_output.pixels()) *
+                      int64_t(sizeof(T)) >
+                  cached_bytes;
+  plan.stride = shape.stride_h;
+  const int64_t input_row = shape.w * inputs.vectors_per_group() * lanes, output_row = shape.q() * lanes;
+  const int64_t rows_that_fit = std::clamp<int64_t>(tile_floats / (plan.stride * input_row + output_row), 1, shape.p());
   int64_t tiles = (shape.p() + rows_that_fit - 1) / rows_that_fit;
   if (tiles > 1) tiles += tiles % 2;  // an even number of equal tiles shares out well
   plan.tile_rows = (shape.p() + tiles - 1) / tiles;
   plan.tiles_per_image = (shape.p() + plan.tile_rows - 1) / plan.tile_rows;
   plan.tiles = shape.n * plan.tiles_per_image;
-  plan.units = shape.c / width;
+  plan.units = outputs.units();
   plan.parts = std::max<int64_t>(1, std::min(plan.tiles, wanted_tasks / plan.units));
-  const int64_t input_rows = std::min((plan.tile_rows - 1) * stride + 3, shape.h);
-  plan.input_scratch = input_rows * shape.w * width;
-  plan.output_scratch = plan.tile_rows * outputs * lanes;
+  plan.input_scratch = std::min((plan.tile_rows - 1) * plan.stride + 3, shape.h) * input_row;
+  plan.output_scratch = plan.tile_rows * output_row;
   return plan;
 }
 
-// Copies rows [first, last) of `channels` channels of one image to scratch.
-template <int channels>
-void load_rows(const Problem& problem, const float* tensor, int64_t image, int64_t channel, int64_t rows,
-               int64_t columns, int64_t first, int64_t last, float* to) {
-  const int64_t all_channels = problem.shape.c, pixels = (last - first) * columns;
-  if (problem.layout == Layout::nchw) {
-    const float* planes = tensor + (image * all_channels + channel) * rows * columns + first * columns;
-    return planes_to_pixels<channels>(planes, rows * columns, pixels, to);
-  }
-  const float* pixel = tensor + ((image * rows + first) * columns) * all_channels + channel;
-  const bool prefetch = comes_from_memory(problem.shape);
-  for (int64_t i = 0; i < pixels; ++i, pixel += all_channels, to += channels)
-    for (int64_t j = 0; j < channels; j += lanes) {
-      if (prefetch) __builtin_prefetch(pixel + channels + j, 0, 2);  // the next unit's pixel
-      store(to + j, load(pixel + j));
-    }
-}
-
-// Adds one tile to the packed weights of one unit: a group, or as many groups as fill a vector.
-template <int group_width>
-void add_unit_tile(const WgradArgs& args, const WgradPlan& plan, int64_t tile_index, int64_t unit, bool first,
+// Adds one tile to the packed weights of one unit.
+template <class T, int slot>
+void add_unit_tile(const ConvShape& shape, const WgradPlan<T, slot>& plan, int64_t tile_index, int64_t unit, bool first,
                    float* scratch, float* packed) {
-  constexpr int64_t width = unit_channels<group_width>;
-  const ConvShape& shape = args.problem.shape;
-  const int64_t image = tile_index / plan.tiles_per_image, stride = shape.stride_h;
+  const int64_t image = tile_index / plan.tiles_per_image;
+  const int64_t input_vectors = plan.input.map.vectors_per_group(), vectors = plan.grad_output.map.vectors_per_group();
   Tile tile{};
   tile.first = tile_index % plan.tiles_per_image * plan.tile_rows;
   tile.last = std::min(tile.first + plan.tile_rows, shape.p());
-  tile.input_first = std::max<int64_t>(tile.first * stride - 1, 0);
-  const int64_t input_last = std::min((tile.last - 1) * stride + 2, shape.h);
+  tile.input_first = std::max<int64_t>(tile.first * plan.stride - 1, 0);
+  tile.input_stride = input_vectors * lanes;
+  const int64_t input_last = std::min((tile.last - 1) * plan.stride + 2, shape.h);
   float* grad_output = scratch + plan.input_scratch;
   tile.input = scratch;
   tile.grad_output = grad_output;
-  load_rows<width>(args.problem, static_cast<const float*>(args.input), image, unit * width, shape.h, shape.w,
-                   tile.input_first, input_last, scratch);
-  for (int64_t channel = unit * width; channel < (unit + 1) * width; channel += lanes) {
-    load_rows<lanes>(args.problem, static_cast<const float*>(args.grad_output), image, channel, shape.p(), shape.q(),
-                     tile.first, tile.last, grad_output);
-    float* vector = packed + channel / lanes * packed_vector_size<group_width>;
-    if (stride == 1)
-      add_tile<group_width, 1>(shape, tile, first, vector);
+  load_pixels(plan.input, {image, unit * input_vectors, input_vectors, tile.input_first, input_last - tile.input_first},
+              plan.prefetch, scratch);
+  for (int64_t vector = unit * vectors; vector < (unit + 1) * vectors; ++vector) {
+    load_pixels(plan.grad_output, {image, vector, 1, tile.first, tile.last - tile.first}, plan.prefetch, grad_output);
+    const PackedOrder order = plan.pack.order();
+    if (plan.stride == 1)
+      add_tile<slot, 1>(shape, tile, first, order, packed + vector * order.size());
     else
-      add_tile<group_width, 2>(shape, tile, first, vector);
+      add_tile<slot, 2>(shape, tile, first, order, packed + vector * order.size());
   }
 }
 
 // Sums the tiles of one part for the units [begin, end): tiles outermost, so that memory is read in its order.
-template <int group_width>
-void add_part(const WgradArgs& args, const WgradPlan& plan, int64_t part, int64_t begin, int64_t end, float* scratch,
-              float* packed) {
-  constexpr int64_t unit_size = unit_channels<group_width> / lanes * packed_vector_size<group_width>;
+template <class T, int slot>
+void add_part(const ConvShape& shape, const WgradPlan<T, slot>& plan, int64_t part, int64_t begin, int64_t end,
+              float* scratch, float* packed) {
+  const int64_t unit_size = plan.pack.size() / plan.units;
   const int64_t first = plan.tiles * part / plan.parts, last = plan.tiles * (part + 1) / plan.parts;
   if (first == last) std::fill(packed + begin * unit_size, packed + end * unit_size, 0.0f);
   for (int64_t tile = first; tile < last; ++tile)
     for (int64_t unit = begin; unit < end; ++unit)
-      add_unit_tile<group_width>(args, plan, tile, unit, tile == first, scratch, packed);
+      add_unit_tile(shape, plan, tile, unit, tile == first, scratch, packed);
 }
 
-template <int group_width>
+template <class T, int slot>
 int64_t wgrad_workspace_bytes(const Problem& problem, int threads) {
-  const WgradPlan plan = wgrad_plan<group_width>(problem.shape);
-  return (plan.parts * packed_size<group_width>(problem.shape.c) + threads * plan.scratch()) * sizeof(float);
+  WgradArgs args{};
+  args.problem = problem;
+  const WgradPlan<T, slot> plan = wgrad_plan<T, slot>(args);
+  return (plan.parts * plan.pack.size() + threads * plan.scratch()) * sizeof(float);
 }
 
-template <int group_width>
+template <class T, int slot>
 void run_wgrad(const WgradArgs& args) {
   grad_bias(args);
-  const WgradPlan plan = wgrad_plan<group_width>(args.problem.shape);
-  const int64_t part_size = packed_size<group_width>(args.problem.shape.c);
+  const WgradPlan<T, slot> plan = wgrad_plan<T, slot>(args);
+  const int64_t part_size = plan.pack.size();
   float* packed = static_cast<float*>(args.launch.workspace);
 #pragma omp parallel num_threads(args.launch.threads)
   {
@@ -234,14 +232,14 @@ void run_wgrad(const WgradArgs& args) {
     for (int64_t task = share.begin; task < share.end;) {
       const int64_t part = task / plan.units, begin = task % plan.units;
       const int64_t end = std::min(plan.units, begin + share.end - task);
-      add_part<group_width>(args, plan, part, begin, end, scratch, packed + part * part_size);
+      add_part(args.problem.shape, plan, part, begin, end, scratch, packed + part * part_size);
       task += end - begin;
     }
 #pragma omp barrier
 #pragma omp for schedule(static)
-    for (int64_t vector = 0; vector < args.problem.shape.c / lanes; ++vector)
-      unpack_vector<group_width>(packed + vector * packed_vector_size<group_width>, plan.parts, part_size, vector,
-                                 args.grad_weight);
+    for (int64_t vector = 0; vector < plan.pack.map.vectors(); ++vector)
+      unpack_vector<T>(packed + vector * plan.pack.order().size(), plan.parts, part_size, plan.pack, vector,
+                       args.grad_weight);
   }
 }
 

@@ -13,6 +13,8 @@ struct bf16 {
   uint16_t bits;
 };
 
+inline float to_float(float value) { return value; }
+
 inline float to_float(f16 value) { return static_cast<float>(value); }
 
 inline float to_float(bf16 value) { return std::bit_cast<float>(static_cast<uint32_t>(value.bits) << 16); }

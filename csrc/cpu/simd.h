@@ -2,10 +2,14 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 #include <utility>
 
+#include "float16.h"
+
 // One vector of floats, as wide as the instruction set that this file is compiled for: 16 lanes for AVX-512, else 8.
+// The 16-bit types exist in memory only: loads widen them to float, stores round to nearest even.
 // All in an anonymous namespace: a file compiled for AVX-512 must not lend its functions to one that is not.
 namespace resnext::cpu {
 namespace {
@@ -19,6 +23,9 @@ constexpr int lanes = 8;
 using Vec = float __attribute__((vector_size(lanes * sizeof(float))));
 using UnalignedVec = float __attribute__((vector_size(lanes * sizeof(float)), aligned(4), may_alias));
 using Index = int32_t __attribute__((vector_size(lanes * sizeof(float))));
+using Bits = uint32_t __attribute__((vector_size(lanes * sizeof(float))));
+using Halves = uint16_t __attribute__((vector_size(lanes * sizeof(uint16_t))));
+using UnalignedHalves = uint16_t __attribute__((vector_size(lanes * sizeof(uint16_t)), aligned(2), may_alias));
 
 // For lambdas, which take no [[gnu::always_inline]].
 #define RESNEXT_INLINE __attribute__((always_inline))
@@ -34,9 +41,47 @@ template <int count, class Body>
   unroll(std::make_integer_sequence<int, count>(), body);
 }
 
+[[gnu::always_inline]] inline Vec widen(Halves halves, bf16) {
+  return reinterpret_cast<Vec>(__builtin_convertvector(halves, Bits) << 16);
+}
+
+// As to_bf16, for every lane.
+[[gnu::always_inline]] inline Halves round_to(Vec value, bf16) {
+  const Bits bits = reinterpret_cast<Bits>(value);
+  const Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  return __builtin_convertvector(value == value ? rounded : bits >> 16 | 0x40u, Halves);
+}
+
+[[gnu::always_inline]] inline Vec widen(Halves halves, f16) {
+#ifdef __AVX512F__
+  return _mm512_maskz_cvtph_ps(0xffff, reinterpret_cast<__m256i>(halves));
+#else
+  return _mm256_cvtph_ps(reinterpret_cast<__m128i>(halves));
+#endif
+}
+
+[[gnu::always_inline]] inline Halves round_to(Vec value, f16) {
+  constexpr int nearest_even = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+#ifdef __AVX512F__
+  return reinterpret_cast<Halves>(_mm512_maskz_cvtps_ph(0xffff, value, nearest_even));
+#else
+  return reinterpret_cast<Halves>(_mm256_cvtps_ph(value, nearest_even));
+#endif
+}
+
 [[gnu::always_inline]] inline Vec load(const float* from) { return *reinterpret_cast<const UnalignedVec*>(from); }
 
 [[gnu::always_inline]] inline void store(float* to, Vec value) { *reinterpret_cast<UnalignedVec*>(to) = value; }
+
+template <class T>
+[[gnu::always_inline]] inline Vec load(const T* from) {
+  return widen(*reinterpret_cast<const UnalignedHalves*>(from), T());
+}
+
+template <class T>
+[[gnu::always_inline]] inline void store(T* to, Vec value) {
+  *reinterpret_cast<UnalignedHalves*>(to) = round_to(value, T());
+}
 
 // Stores a whole cache line without reading it first. Aligned; only for vectors that are a cache line.
 [[gnu::always_inline]] inline void store_past_cache(float* to, Vec value) {
@@ -49,22 +94,50 @@ template <int count, class Body>
 
 [[gnu::always_inline]] inline Vec splat(float value) { return value - Vec{}; }
 
+// The first `count` elements, zero in the other lanes; memory behind them is not touched. Masks cost AVX-512 nothing.
 #ifdef __AVX512F__
 inline __mmask16 first_lanes(int count) { return static_cast<__mmask16>((1u << count) - 1); }
 
-// The first `count` elements; memory behind them is not touched.
 inline Vec load_part(const float* from, int count) { return _mm512_maskz_loadu_ps(first_lanes(count), from); }
 
 inline void store_part(float* to, Vec value, int count) { _mm512_mask_storeu_ps(to, first_lanes(count), value); }
+
+template <class T>
+Vec load_part(const T* from, int count) {
+  return widen(reinterpret_cast<Halves>(_mm256_maskz_loadu_epi16(first_lanes(count), from)), T());
+}
+
+template <class T>
+void store_part(T* to, Vec value, int count) {
+  _mm256_mask_storeu_epi16(to, first_lanes(count), reinterpret_cast<__m256i>(round_to(value, T())));
+}
 #else
 inline __m256i first_lanes(int count) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
-// The first `count` elements; memory behind them is not touched.
-inline Vec load_part(const float* from, int count) { return _mm256_maskload_ps(from, first_lanes(count)); }
+inline Vec load_part(const float* from, int count) {
+  return count == lanes ? load(from) : _mm256_maskload_ps(from, first_lanes(count));
+}
 
-inline void store_part(float* to, Vec value, int count) { _mm256_maskstore_ps(to, first_lanes(count), value); }
+inline void store_part(float* to, Vec value, int count) {
+  count == lanes ? store(to, value) : _mm256_maskstore_ps(to, first_lanes(count), value);
+}
+
+template <class T>
+Vec load_part(const T* from, int count) {
+  if (count == lanes) return load(from);
+  Halves halves{};
+  std::memcpy(&halves, from, count * sizeof(T));
+  return widen(halves, T());
+}
+
+template <class T>
+void store_part(T* to, Vec value, int count) {
+  if (count == lanes) return store(to, value);
+  const Halves halves = round_to(value, T());
+  std::memcpy(to, &halves, count * sizeof(T));
+}
 #endif
 
 // Makes the compiler forget how a pointer came about. Walking a row of pixels with it costs one addition a pixel;
@@ -83,20 +156,21 @@ template <int j>
   return __builtin_shuffle(v, index);  // one vpermilps
 }
 
-// For the `lanes` channels (or, of wider groups, the one group) that start at `pixel`: in every lane, channel
-// 4 * quad + j of the group to which the lane belongs, where `pixel` has been advanced by 4 * quad.
+// For the groups that share a vector, `slot` lanes each (or the one group, if it fills vectors), whose channels start
+// at `pixel`: in every lane, channel 4 * quad + j of the group to which the lane belongs, where `pixel` has been
+// advanced by 4 * quad.
 //
-//   group width 4, 16 lanes, j = 1   pixel   a0 a1 a2 a3 b0 b1 b2 b3 c0 c1 c2 c3 d0 d1 d2 d3
-//                                    result  a1 a1 a1 a1 b1 b1 b1 b1 c1 c1 c1 c1 d1 d1 d1 d1
-template <int group_width, int j>
+//   slot 4, 16 lanes, j = 1   pixel   a0 a1 a2 a3 b0 b1 b2 b3 c0 c1 c2 c3 d0 d1 d2 d3
+//                             result  a1 a1 a1 a1 b1 b1 b1 b1 c1 c1 c1 c1 d1 d1 d1 d1
+template <int slot, int j>
 [[gnu::always_inline]] inline Vec spread(const float* pixel) {
-  if constexpr (group_width == 4) {
+  if constexpr (slot == 4) {
     return copy_within_fours<j>(load(pixel));
-  } else if constexpr (group_width >= lanes) {
+  } else if constexpr (slot == lanes) {
     return splat(pixel[j]);
   } else {
 #ifdef __AVX512F__
-    static_assert(group_width == 8);
+    static_assert(slot == 8);
     const __m512 low = _mm512_maskz_broadcast_f32x4(0xffff, _mm_loadu_ps(pixel));
     return copy_within_fours<j>(_mm512_mask_broadcast_f32x4(low, 0xff00, _mm_loadu_ps(pixel + 8)));
 #endif

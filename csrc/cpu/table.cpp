@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "direct_entries.h"
 #include "grouped_conv.h"
 #include "reference.h"
@@ -9,7 +11,9 @@ namespace {
 struct Avx2 {
   static constexpr int lanes = avx2::vector_lanes;
   static const char* missing() {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? nullptr : "this CPU has no AVX2 with FMA";
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")
+               ? nullptr
+               : "this CPU has no AVX2 with FMA and F16C";
   }
 };
 
@@ -25,69 +29,50 @@ struct Avx512 {
 };
 
 // Why a direct kernel cannot compute a problem. All that is asked here must run on every CPU.
-template <class Isa, int group_width>
+template <class Isa, DType dtype, int slot>
 const char* why_not_direct(const Problem& problem) {
   const ConvShape& shape = problem.shape;
-  if (problem.dtype != DType::f32) return "the dtype is not float32";
-  if (shape.c_per_group() != group_width || shape.k_per_group() != group_width) return "the groups have another width";
+  const int64_t width = std::max(shape.c_per_group(), shape.k_per_group());
+  if (problem.dtype != dtype) return "it is for another dtype";
+  if (slot < Isa::lanes && width > slot) return "the groups are wider";
+  if (slot > 4 && width <= slot / 2) return "the groups are narrower";
   if (shape.r != 3 || shape.s != 3) return "the kernel is not 3x3";
   if (shape.dilation_h != 1 || shape.dilation_w != 1) return "the dilation is not 1";
   if (shape.pad_h != 1 || shape.pad_w != 1) return "the padding is not 1";
   if (shape.stride_h != shape.stride_w || shape.stride_h > 2) return "the stride is not 1 or 2";
-  if (shape.c % Isa::lanes != 0) return "the channels do not fill whole vectors";
   return Isa::missing();
 }
+
+// Rows of a table: one for each type, for each number of lanes that a group may take.
+#define RESNEXT_ENTRY(pass, isa, Isa, slot, groups, dtype)                               \
+  {#pass "_direct_" groups "_" #dtype "_" #isa, why_not_direct<Isa, DType::dtype, slot>, \
+   isa::pass##_workspace<DType::dtype, slot>, isa::pass<DType::dtype, slot>},
+#define RESNEXT_SLOT(pass, isa, Isa, slot, groups)  \
+  RESNEXT_ENTRY(pass, isa, Isa, slot, groups, f32)  \
+  RESNEXT_ENTRY(pass, isa, Isa, slot, groups, bf16) \
+  RESNEXT_ENTRY(pass, isa, Isa, slot, groups, f16)
+#define RESNEXT_TABLE(pass)                                                                            \
+  {                                                                                                    \
+      RESNEXT_SLOT(pass, avx512, Avx512, 4, "gw4") RESNEXT_SLOT(pass, avx512, Avx512, 8, "gw8")        \
+          RESNEXT_SLOT(pass, avx512, Avx512, 16, "wide") RESNEXT_SLOT(pass, avx2, Avx2, 4, "gw4")      \
+              RESNEXT_SLOT(pass, avx2, Avx2, 8, "wide"){#pass "_reference", reference_why_not,         \
+                                                        pass##_reference_workspace, pass##_reference}, \
+  }
 
 }  // namespace
 
 const KernelTable<FpropArgs>& fprop_table() {
-  static const KernelTable<FpropArgs> table = {
-      {"fprop_direct_gw4_f32_avx512", why_not_direct<Avx512, 4>, avx512::fprop_workspace<4>, avx512::fprop<4>},
-      {"fprop_direct_gw8_f32_avx512", why_not_direct<Avx512, 8>, avx512::fprop_workspace<8>, avx512::fprop<8>},
-      {"fprop_direct_gw16_f32_avx512", why_not_direct<Avx512, 16>, avx512::fprop_workspace<16>, avx512::fprop<16>},
-      {"fprop_direct_gw32_f32_avx512", why_not_direct<Avx512, 32>, avx512::fprop_workspace<32>, avx512::fprop<32>},
-      {"fprop_direct_gw64_f32_avx512", why_not_direct<Avx512, 64>, avx512::fprop_workspace<64>, avx512::fprop<64>},
-      {"fprop_direct_gw4_f32_avx2", why_not_direct<Avx2, 4>, avx2::fprop_workspace<4>, avx2::fprop<4>},
-      {"fprop_direct_gw8_f32_avx2", why_not_direct<Avx2, 8>, avx2::fprop_workspace<8>, avx2::fprop<8>},
-      {"fprop_direct_gw16_f32_avx2", why_not_direct<Avx2, 16>, avx2::fprop_workspace<16>, avx2::fprop<16>},
-      {"fprop_direct_gw32_f32_avx2", why_not_direct<Avx2, 32>, avx2::fprop_workspace<32>, avx2::fprop<32>},
-      {"fprop_direct_gw64_f32_avx2", why_not_direct<Avx2, 64>, avx2::fprop_workspace<64>, avx2::fprop<64>},
-      {"fprop_reference", reference_why_not, fprop_reference_workspace, fprop_reference},
-  };
+  static const KernelTable<FpropArgs> table = RESNEXT_TABLE(fprop);
   return table;
 }
 
 const KernelTable<DgradArgs>& dgrad_table() {
-  static const KernelTable<DgradArgs> table = {
-      {"dgrad_direct_gw4_f32_avx512", why_not_direct<Avx512, 4>, avx512::dgrad_workspace<4>, avx512::dgrad<4>},
-      {"dgrad_direct_gw8_f32_avx512", why_not_direct<Avx512, 8>, avx512::dgrad_workspace<8>, avx512::dgrad<8>},
-      {"dgrad_direct_gw16_f32_avx512", why_not_direct<Avx512, 16>, avx512::dgrad_workspace<16>, avx512::dgrad<16>},
-      {"dgrad_direct_gw32_f32_avx512", why_not_direct<Avx512, 32>, avx512::dgrad_workspace<32>, avx512::dgrad<32>},
-      {"dgrad_direct_gw64_f32_avx512", why_not_direct<Avx512, 64>, avx512::dgrad_workspace<64>, avx512::dgrad<64>},
-      {"dgrad_direct_gw4_f32_avx2", why_not_direct<Avx2, 4>, avx2::dgrad_workspace<4>, avx2::dgrad<4>},
-      {"dgrad_direct_gw8_f32_avx2", why_not_direct<Avx2, 8>, avx2::dgrad_workspace<8>, avx2::dgrad<8>},
-      {"dgrad_direct_gw16_f32_avx2", why_not_direct<Avx2, 16>, avx2::dgrad_workspace<16>, avx2::dgrad<16>},
-      {"dgrad_direct_gw32_f32_avx2", why_not_direct<Avx2, 32>, avx2::dgrad_workspace<32>, avx2::dgrad<32>},
-      {"dgrad_direct_gw64_f32_avx2", why_not_direct<Avx2, 64>, avx2::dgrad_workspace<64>, avx2::dgrad<64>},
-      {"dgrad_reference", reference_why_not, dgrad_reference_workspace, dgrad_reference},
-  };
+  static const KernelTable<DgradArgs> table = RESNEXT_TABLE(dgrad);
   return table;
 }
 
 const KernelTable<WgradArgs>& wgrad_table() {
-  static const KernelTable<WgradArgs> table = {
-      {"wgrad_direct_gw4_f32_avx512", why_not_direct<Avx512, 4>, avx512::wgrad_workspace<4>, avx512::wgrad<4>},
-      {"wgrad_direct_gw8_f32_avx512", why_not_direct<Avx512, 8>, avx512::wgrad_workspace<8>, avx512::wgrad<8>},
-      {"wgrad_direct_gw16_f32_avx512", why_not_direct<Avx512, 16>, avx512::wgrad_workspace<16>, avx512::wgrad<16>},
-      {"wgrad_direct_gw32_f32_avx512", why_not_direct<Avx512, 32>, avx512::wgrad_workspace<32>, avx512::wgrad<32>},
-      {"wgrad_direct_gw64_f32_avx512", why_not_direct<Avx512, 64>, avx512::wgrad_workspace<64>, avx512::wgrad<64>},
-      {"wgrad_direct_gw4_f32_avx2", why_not_direct<Avx2, 4>, avx2::wgrad_workspace<4>, avx2::wgrad<4>},
-      {"wgrad_direct_gw8_f32_avx2", why_not_direct<Avx2, 8>, avx2::wgrad_workspace<8>, avx2::wgrad<8>},
-      {"wgrad_direct_gw16_f32_avx2", why_not_direct<Avx2, 16>, avx2::wgrad_workspace<16>, avx2::wgrad<16>},
-      {"wgrad_direct_gw32_f32_avx2", why_not_direct<Avx2, 32>, avx2::wgrad_workspace<32>, avx2::wgrad<32>},
-      {"wgrad_direct_gw64_f32_avx2", why_not_direct<Avx2, 64>, avx2::wgrad_workspace<64>, avx2::wgrad<64>},
-      {"wgrad_reference", reference_why_not, wgrad_reference_workspace, wgrad_reference},
-  };
+  static const KernelTable<WgradArgs> table = RESNEXT_TABLE(wgrad);
   return table;
 }
 

@@ -1,0 +1,184 @@
+#pragma once
+#include <algorithm>
+
+#include "grouped_conv.h"
+#include "simd.h"
+
+// How the channels of a tensor lie in vectors, and copies between tensors and scratch tiles of floats in that order.
+// A group takes `slot` lanes of a vector (4 or 8: groups share vectors), or whole vectors where it is wider. What a
+// group's width leaves over of its lanes is padding:
+//
+//   slot 4, width 3, 16 lanes     a0 a1 a2 -  b0 b1 b2 -  c0 c1 c2 -  d0 d1 d2 -
+//   slot 16, width 24, 16 lanes   a0 a1 ... a15 | a16 ... a23 - - - - - - - -
+//
+// Padded lanes of a tile are zero, and so are the weights that meet them; padded lanes of a result are never stored.
+namespace resnext::cpu {
+namespace {
+
+template <int slot>
+struct Lanes {
+  static constexpr int groups_per_vector = lanes / slot;
+
+  int64_t width, groups;
+
+  int64_t channels() const { return width * groups; }
+  int64_t vectors_per_group() const { return slot < lanes ? 1 : (width + lanes - 1) / lanes; }
+  int64_t units() const { return (groups + groups_per_vector - 1) / groups_per_vector; }
+  int64_t vectors() const { return units() * vectors_per_group(); }
+
+  // The channels of a vector: they are neighbours in the tensor.
+  int64_t first_channel(int64_t vector) const {
+    if (slot < lanes) return vector * groups_per_vector * width;
+    return vector / vectors_per_group() * width + vector % vectors_per_group() * lanes;
+  }
+
+  int count(int64_t vector) const {
+    const int64_t left = slot < lanes
+                             ? std::min<int64_t>(groups_per_vector, groups - vector * groups_per_vector) * width
+                             : width - vector % vectors_per_group() * lanes;
+    return static_cast<int>(std::min<int64_t>(left, lanes));
+  }
+
+  bool has_gaps() const { return slot < lanes && width < slot; }
+  // Every lane of every vector is a channel.
+  bool is_full() const { return slot < lanes ? width == slot && groups % groups_per_vector == 0 : width % lanes == 0; }
+
+  // A lane's group and its channel's number in the group, -1 for padding.
+  struct Place {
+    int64_t group, channel;
+  };
+
+  Place place(int64_t vector, int lane) const {
+    const int64_t group = slot < lanes ? vector * groups_per_vector + lane / slot : vector / vectors_per_group();
+    const int64_t channel = slot < lanes ? lane % slot : vector % vectors_per_group() * lanes + lane;
+    return {group, group < groups && channel < width ? channel : -1};
+  }
+};
+
+// Opens and closes the gaps between groups that share a vector.
+template <int slot>
+class Gaps {
+ public:
+  explicit Gaps(const Lanes<slot>& map) : any_(map.has_gaps()) {
+    const int width = static_cast<int>(std::min<int64_t>(map.width, slot));
+    for (int lane = 0; lane < lanes; ++lane) {
+      // The last element is no channel where there are gaps, so it is zero.
+      opened_[lane] = lane % slot < width ? lane / slot * width + lane % slot : lanes - 1;
+      closed_[lane] = std::min(lane / width * slot + lane % width, lanes - 1);
+    }
+  }
+
+  [[gnu::always_inline]] Vec open(Vec channels) const { return any_ ? __builtin_shuffle(channels, opened_) : channels; }
+  [[gnu::always_inline]] Vec close(Vec padded) const { return any_ ? __builtin_shuffle(padded, closed_) : padded; }
+
+ private:
+  bool any_;
+  Index opened_, closed_;
+};
+
+// An activation tensor.
+template <class T, int slot>
+struct Tensor {
+  T* data;
+  Layout layout;
+  int64_t rows, columns;
+  Lanes<slot> map;
+
+  int64_t pixels() const { return rows * columns; }
+
+  // Channel `channel` of the first pixel of a row; from there, the strides lead to the next channel and pixel.
+  T* at(int64_t image, int64_t channel, int64_t row) const {
+    return data + image * map.channels() * pixels() + channel * channel_stride() + row * columns * pixel_stride();
+  }
+  int64_t channel_stride() const { return layout == Layout::nchw ? pixels() : 1; }
+  int64_t pixel_stride() const { return layout == Layout::nchw ? 1 : map.channels(); }
+};
+
+// Part of an image: some vectors of its channels, some of its rows.
+struct Part {
+  int64_t image, first_vector, vectors, first_row, rows;
+};
+
+// Up to `lanes` pixels of `count` channels, from planes to vectors.
+template <class T>
+[[gnu::always_inline]] inline void load_planes(const T* planes, int64_t plane_stride, int count, int pixels,
+                                               Vec (&vectors)[lanes]) {
+  if (count == lanes && pixels == lanes) {
+    unroll<lanes>([&](auto i) RESNEXT_INLINE {
+      vectors[i] = load(planes);
+      planes = opaque(planes + plane_stride);
+    });
+  } else {
+    unroll<lanes>([&](auto i) RESNEXT_INLINE {
+      vectors[i] = i < count ? load_part(planes, pixels) : Vec{};
+      planes = opaque(planes + plane_stride);
+    });
+  }
+  transpose(vectors);
+}
+
+// Copies a part to scratch: pixels of `part.vectors` vectors.
+template <class T, int slot>
+[[gnu::noinline]] void load_pixels(const Tensor<const T, slot>& tensor, const Part& part, bool prefetch, float* to) {
+  const Gaps<slot> gaps(tensor.map);
+  const int64_t stride = part.vectors * lanes;
+  for (int64_t i = 0; i < part.vectors; ++i) {
+    const int64_t channel = tensor.map.first_channel(part.first_vector + i), plane_stride = tensor.channel_stride();
+    const int count = tensor.map.count(part.first_vector + i);
+    const T* from = tensor.at(part.image, channel, part.first_row);
+    float* vector = to + i * lanes;
+    if (tensor.layout == Layout::nhwc) {
+      for (int64_t pixel = 0; pixel < part.rows * tensor.columns; ++pixel, vector += stride) {
+        if (prefetch) __builtin_prefetch(from + stride, 0, 2);  // the next part's pixel
+        store(vector, gaps.open(load_part(from, count)));
+        from += tensor.map.channels();
+      }
+      continue;
+    }
+    for (int64_t pixels = part.rows * tensor.columns; pixels > 0; pixels -= lanes, from += lanes) {
+      const int now = static_cast<int>(std::min<int64_t>(pixels, lanes));
+      Vec tile[lanes];
+      load_planes(from, plane_stride, count, now, tile);
+      unroll<lanes>([&](auto j) RESNEXT_INLINE {
+        if (j < now) store(vector, gaps.open(tile[j]));
+        vector = opaque(vector + stride);
+      });
+    }
+  }
+}
+
+// Copies scratch to a part, rounded.
+template <class T, int slot>
+[[gnu::noinline]] void store_pixels(const float* from, const Part& part, const Tensor<T, slot>& tensor) {
+  const Gaps<slot> gaps(tensor.map);
+  const int64_t stride = part.vectors * lanes;
+  for (int64_t i = 0; i < part.vectors; ++i) {
+    const int64_t channel = tensor.map.first_channel(part.first_vector + i), plane_stride = tensor.channel_stride();
+    const int count = tensor.map.count(part.first_vector + i);
+    T* to = tensor.at(part.image, channel, part.first_row);
+    const float* vector = from + i * lanes;
+    if (tensor.layout == Layout::nhwc) {
+      for (int64_t pixel = 0; pixel < part.rows * tensor.columns;
+           ++pixel, vector += stride, to += tensor.map.channels())
+        store_part(to, gaps.close(load(vector)), count);
+      continue;
+    }
+    for (int64_t pixels = part.rows * tensor.columns; pixels > 0; pixels -= lanes, to += lanes) {
+      const int now = static_cast<int>(std::min<int64_t>(pixels, lanes));
+      Vec tile[lanes];
+      unroll<lanes>([&](auto j) RESNEXT_INLINE {
+        tile[j] = j < now ? gaps.close(load(vector)) : Vec{};
+        vector = opaque(vector + stride);
+      });
+      transpose(tile);
+      T* plane = to;
+      unroll<lanes>([&](auto j) RESNEXT_INLINE {
+        if (j < count) store_part(plane, tile[j], now);
+        plane = opaque(plane + plane_stride);
+      });
+    }
+  }
+}
+
+}  // namespace
+}  // namespace resnext::cpu
