@@ -18,7 +18,7 @@ LAYERS = {problem.name: problem for problem in {*resnext50_32x4d, *resnext101_32
 
 
 # (pass, stride, suffix of the kernels' names)
-KINDS = [("fprop", 1, ""), ("dgrad", 1, ""), ("fprop", 2, "_s2")]
+KINDS = [("fprop", 1, ""), ("dgrad", 1, ""), ("fprop", 2, "_s2"), ("dgrad", 2, "_s2")]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -125,15 +125,16 @@ def test_random_problems(pass_name, problem, weight, seed):
 
 def probe(name, seed):
     values = np.random.default_rng(6).standard_normal(32 * (9 * 30 + 8 * 9)).astype(np.float32)
-    output = np.zeros(32 * 9 * 30, np.float32)
-    _testing_cuda.probe(f"rows/{name}", values, output, seed)
+    output = np.zeros(32 * 9 * 30 * (4 if name.startswith("spread") else 1), np.float32)
+    _testing_cuda.probe(name, values, output, seed)
     return output
 
 
 @pytest.mark.parametrize("seed", range(1, 9))
 @pytest.mark.parametrize("bug", ["no_barrier_after_weights", "no_syncwarp", "no_async_wait", "async_wait_too_lax"])
-def test_missing_synchronisation_gives_a_wrong_result(bug, seed):
-    correct = probe("none", seed)
+@pytest.mark.parametrize("kind", ["rows", "spread"])
+def test_missing_synchronisation_gives_a_wrong_result(kind, bug, seed):
+    correct = probe(f"{kind}/none", seed)
     assert np.isfinite(correct).all()
-    np.testing.assert_array_equal(correct, probe("none", 1))
-    assert (probe(bug, seed) != correct).any()
+    np.testing.assert_array_equal(correct, probe(f"{kind}/none", 1))
+    assert (probe(f"{kind}/{bug}", seed) != correct).any()

@@ -20,29 +20,32 @@ if WHY_NOT := cubins.why_not():
 TESTING = cubins.ROOT / "csrc/testing"
 
 
-def rows_launch(width, stride, tiles, images, height, columns):
-    """What launch_map of rows_nhwc.h gives its kernel for 32 channels and segments of so many tiles."""
-    result_rows, result_columns = (height - 1) // stride + 1, (columns - 1) // stride + 1
-    runs, strips = -(-result_rows // 7), -(-result_columns // (7 * tiles))
+def rows_launch(width, source, result, tiles, images):
+    """What launch_map of rows_nhwc.h gives its kernel for 32 channels, by the maps' sizes and a segment's tiles."""
+    rows, columns = (min(a, b) for a, b in zip(source, result, strict=True))
+    runs, strips = -(-rows // 7), -(-columns // (7 * tiles))
     return {
         **{"bias": 0, "turned": 0, "channels": 32, "channel_blocks": 1, "runs": runs, "strips": strips},
         **{"weight_s": 1, "weight_r": 3, "weight_source": 9, "weight_result": 9 * width, "weight_group": 9 * width**2},
-        **{"segments": images * strips * runs, "run_rows": -(-result_rows // runs)},
-        **{"rows": height, "columns": columns, "result_rows": result_rows, "result_columns": result_columns},
+        **{"segments": images * strips * runs, "run_rows": -(-rows // runs)},
+        **{"rows": source[0], "columns": source[1], "result_rows": result[0], "result_columns": result[1]},
     }
 
 
-# Two warps at least that do work, a border, a tile that is cut off, and more rows than the ring has stages.
-ROWS = [
-    (
-        ("rows_nhwc", f"stream_rows<Gw<{width}, {stride}>, {name}, Sync>"),
-        (128 if stride == 1 or width == 32 else 64, 65536),
-        rows_launch(width, stride, tiles, images, stride * (4 if width < 16 else 2), 9 * tiles * stride),
-    )
-    for width in (4, 8, 16, 32)
-    for stride in (1, 2)
-    for name, tiles, images in (("Wide", 4, 1), ("Medium", 2, 2), ("Narrow", 1, 3))
-]
+def rows_kernels():
+    """Rows for CORRECT: two warps at least with work, a border, a tile cut off, more rows than the ring has stages."""
+    for width in (4, 8, 16, 32):
+        threads = {f"Gw<{width}, 1>": 128, f"Gw<{width}, 2>": 64 if width < 32 else 128}
+        threads[f"Spread<{width}>"] = 128 if width < 16 else 96
+        for kind, count in threads.items():
+            for name, tiles, images in (("Wide", 4, 1), ("Medium", 2, 2), ("Narrow", 1, 3)):
+                small = (4 if width < 16 else 2, 9 * tiles)
+                large = tuple(2 * size for size in small)
+                source, result = (large if ", 2>" in kind else small), (large if "Spread" in kind else small)
+                integers = rows_launch(width, source, result, tiles, images)
+                yield "rows_nhwc", f"stream_rows<{kind}, {name}, Sync>", count, 65536, integers
+
+
 # Source, kernel, threads, bytes of dynamic shared memory, integers among the parameters: by index or, if the parameter
 # is a struct, by the field's name. Every kernel that uses shared memory has a row here, or a reason in NOT_VERIFIED.
 CORRECT = [
@@ -51,10 +54,13 @@ CORRECT = [
     ("bug_probes", "neighbours<none>", 64, 288, {}),
     ("wrapper_probes", "product_probe", 32, 768, {}),
     ("wrapper_probes", "ring_probe", 32, 384, {2: 5}),
-    *((*kernel, *sizes, integers) for kernel, sizes, integers in ROWS),
+    *rows_kernels(),
 ]
 # The test of the test: the same kernels with one fault each.
-FAULTY_ROWS = rows_launch(8, 1, tiles=4, images=1, height=4, columns=30)
+FAULTY_ROWS = {
+    "Gw<8, 1>": rows_launch(8, (4, 30), (4, 30), tiles=4, images=1),
+    "Spread<8>": rows_launch(8, (4, 30), (8, 60), tiles=4, images=1),
+}
 ROWS_FAULTS = ("NoBarrierAfterWeights", "NoSyncwarp", "NoAsyncWait", "AsyncWaitTooLax")
 FAULTS = [
     ("bug_probes", "tiles<no_barrier_before_reading>", "potential_race"),
@@ -64,7 +70,11 @@ FAULTS = [
     ("bug_probes", "async_tiles<async_wait_too_lax>", "potential_race"),
     ("bug_probes", "neighbours<no_syncwarp>", "potential_race"),
     ("bug_probes", "barriers<barrier_in_a_branch>", "not_wellsynced"),
-    *(("rows_bugs", f"stream_rows<Gw<8, 1>, Wide, {fault}>", "potential_race") for fault in ROWS_FAULTS),
+    *(
+        ("rows_bugs", f"stream_rows<{kind}, Wide, {fault}>", "potential_race")
+        for kind in FAULTY_ROWS
+        for fault in ROWS_FAULTS
+    ),
 ]
 
 
@@ -152,8 +162,10 @@ def test_no_races(entries, tmp_path, source, name, threads, shared, integers):
 
 @pytest.mark.parametrize(("source", "name", "verdict"), FAULTS, ids=lambda v: str(v))
 def test_faults_are_found(entries, tmp_path, source, name, verdict):
-    sizes, integers = ((128, 65536), FAULTY_ROWS) if source == "rows_bugs" else ((64, 512), {})
-    for answer in verify(entries[source, name], tmp_path, *sizes, integers):
+    threads, shared, integers = 64, 512, {}
+    if source == "rows_bugs":
+        threads, shared, integers = 128, 65536, next(rows for kind, rows in FAULTY_ROWS.items() if kind in name)
+    for answer in verify(entries[source, name], tmp_path, threads, shared, integers):
         assert answer["result"] == verdict, answer["diagnostics"]
 
 

@@ -10,7 +10,7 @@ const char* rows_nhwc_why_not(const Problem&);
 template <int width, int stride>
 void fprop_rows_nhwc(const FpropArgs&);
 
-template <int width>  // stride 1
+template <int width, int stride>
 void dgrad_rows_nhwc(const DgradArgs&);
 
 int64_t no_workspace(const Problem&, int threads);

@@ -1,4 +1,6 @@
 // The entries of the row-streaming kernels of rows_nhwc.h, and what they accept.
+#include <type_traits>
+
 #include "rows.h"
 #include "rows_nhwc.h"
 
@@ -42,7 +44,7 @@ void fprop_rows_nhwc(const FpropArgs& args) {
   launch_rows<Gw<width, stride>>(g, shape.n, args.launch.stream);
 }
 
-template <int width>
+template <int width, int stride>
 void dgrad_rows_nhwc(const DgradArgs& args) {
   const ConvShape& shape = args.problem.shape;
   const auto& w = args.weight;
@@ -55,13 +57,13 @@ void dgrad_rows_nhwc(const DgradArgs& args) {
   g.weight_group = width * w.stride_k;
   g.weight_r = w.stride_r;
   g.weight_s = w.stride_s;
-  g.turned = true;
+  g.turned = stride == 1;
   g.channels = shape.c;
-  g.rows = static_cast<int>(shape.h);
-  g.columns = static_cast<int>(shape.w);
-  g.result_rows = static_cast<int>(shape.p());
-  g.result_columns = static_cast<int>(shape.q());
-  launch_rows<Gw<width, 1>>(g, shape.n, args.launch.stream);
+  g.rows = static_cast<int>(shape.p());
+  g.columns = static_cast<int>(shape.q());
+  g.result_rows = static_cast<int>(shape.h);
+  g.result_columns = static_cast<int>(shape.w);
+  launch_rows<std::conditional_t<stride == 1, Gw<width, 1>, Spread<width>>>(g, shape.n, args.launch.stream);
 }
 
 int64_t no_workspace(const Problem&, int) { return 0; }
@@ -82,9 +84,13 @@ template void fprop_rows_nhwc<4, 2>(const FpropArgs&);
 template void fprop_rows_nhwc<8, 2>(const FpropArgs&);
 template void fprop_rows_nhwc<16, 2>(const FpropArgs&);
 template void fprop_rows_nhwc<32, 2>(const FpropArgs&);
-template void dgrad_rows_nhwc<4>(const DgradArgs&);
-template void dgrad_rows_nhwc<8>(const DgradArgs&);
-template void dgrad_rows_nhwc<16>(const DgradArgs&);
-template void dgrad_rows_nhwc<32>(const DgradArgs&);
+template void dgrad_rows_nhwc<4, 1>(const DgradArgs&);
+template void dgrad_rows_nhwc<8, 1>(const DgradArgs&);
+template void dgrad_rows_nhwc<16, 1>(const DgradArgs&);
+template void dgrad_rows_nhwc<32, 1>(const DgradArgs&);
+template void dgrad_rows_nhwc<4, 2>(const DgradArgs&);
+template void dgrad_rows_nhwc<8, 2>(const DgradArgs&);
+template void dgrad_rows_nhwc<16, 2>(const DgradArgs&);
+template void dgrad_rows_nhwc<32, 2>(const DgradArgs&);
 
 }  // namespace resnext::cuda

@@ -1,12 +1,12 @@
 #pragma once
-// Row-streaming fprop and dgrad in float, NHWC, 3x3, padding 1, groups of 4, 8, 16 or 32 channels.
+// Row-streaming fprop and dgrad in float, NHWC, 3x3, padding 1, groups of 4, 8, 16 or 32 channels. Here what gathers:
 //
 //   fprop  output[n,p,q,k]     = bias[k] + sum over r,s,c of input[n,t*p+r-1,t*q+s-1,c]     * weight[k,c,r,s]
 //   dgrad  grad_input[n,h,w,c] =           sum over r,s,k of grad_output[n,h+1-r,w+1-s,k]   * weight[k,c,r,s]
 //
 // with stride t, 1 or 2 in fprop and 1 in dgrad. The second is the first with the weight's taps turned by 180 degrees
 // and its channels swapped, which is how it is loaded; below, "source" and "result" are the tensors read and written,
-// and one kernel does both passes.
+// and one kernel does both passes. dgrad at stride 2 differs in the lanes' walk only, see rows_nhwc_spread.h.
 //
 // A warp walks down the image: each source row passes once through a ring in shared memory and is multiplied there by
 // the taps of the result rows it touches (three, or at stride 2 one and two in turns), whose sums the lanes hold in
@@ -43,28 +43,13 @@
 // columns. At most 64 KB of shared memory, so every architecture runs all of it. Weights are read by 4-byte loads, as
 // their order is the user's.
 #include "launch.h"
-#include "rows_nhwc_load.h"
+#include "rows_nhwc_spread.h"
 
 namespace resnext::cuda::rows_nhwc {
 
 // A lane's sums: row 0 is the next to be complete. A source row meets three of them or, at stride 2, two.
 template <class Gw>
 using Sums = float[Gw::stride == 1 ? 3 : 2][tile_columns][4];
-
-__device__ __forceinline__ void unpack(float (&to)[4], const float4& from) {
-  to[0] = from.x;
-  to[1] = from.y;
-  to[2] = from.z;
-  to[3] = from.w;
-}
-
-// What a lane owns, and the edges of the image as it sees them.
-struct Tile {
-  int column, segment_index, parity, vector;  // in the ring: the first column, and which of its columns are swizzled
-  int owned;                                  // columns that exist in the result
-  int right;                                  // how many of them have a source column to the right
-  bool left;                                  // whether the first has one to the left
-};
 
 // The tap rows by which the run's ith source row meets results of the run, one bit each.
 template <class Gw>
@@ -84,12 +69,8 @@ __device__ __forceinline__ void add_part(Sums<Gw>& sums, const float4 (*stage)[G
   const int first = tile.vector / Gw::group_vectors * Gw::group_part;
 #pragma unroll 1
   for (int c4 = 0; c4 < Gw::group_part; ++c4, weight += 4 * taps * taps) {
-    const int source = first + c4;
-    const float4* straight = &stage[tile.column][source ^ tile.parity * Gw::swizzle];
-    const float4* flipped = &stage[tile.column][source ^ (1 - tile.parity) * Gw::swizzle];
     float x[columns][4];
-#pragma unroll
-    for (int i = 0; i < columns; ++i) unpack(x[i], (i / Gw::stride % 2 ? flipped : straight)[i * Gw::part_vectors]);
+    load_columns<Gw>(x, stage, tile, first + c4);
     const int at = tile.vector ^ (c4 & 1) * 4;  // row % 8 is c4 % 2 * 4 more than in the first block of 36 rows
 #pragma unroll
     for (int r = 0; r < taps; ++r) {
@@ -115,19 +96,6 @@ __device__ __forceinline__ void add_part(Sums<Gw>& sums, const float4 (*stage)[G
   }
 }
 
-__device__ __forceinline__ void start_row(float (&row)[tile_columns][4], const float4& bias) {
-#pragma unroll
-  for (int i = 0; i < tile_columns; ++i) unpack(row[i], bias);
-}
-
-__device__ __forceinline__ void store_row(const float (&row)[tile_columns][4], float* result, int64_t channels,
-                                          int owned) {
-#pragma unroll
-  for (int i = 0; i < tile_columns; ++i)
-    if (i < owned)
-      *reinterpret_cast<float4*>(result + i * channels) = make_float4(row[i][0], row[i][1], row[i][2], row[i][3]);
-}
-
 // Moves every row of sums one place on, and starts the last with the bias.
 template <int count>
 __device__ __forceinline__ void next_row(float (&sums)[count][tile_columns][4], const float4& bias) {
@@ -143,22 +111,11 @@ __device__ __forceinline__ void next_row(float (&sums)[count][tile_columns][4], 
 }
 
 template <class Gw, class Map, class Sync, bool checked>
-__device__ __forceinline__ void walk(const Rows& g, int64_t first_segment, int64_t first_channel, Smem<Gw, Map>& smem) {
+__device__ __forceinline__ void gather_walk(const Rows& g, int64_t first_segment, int64_t first_channel,
+                                            Smem<Gw, Map>& smem) {
   constexpr int part_rows = 4 * Gw::group_part * taps * taps;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, number = lane % 2 + lane / 16 * 2;
-  Tile tile;
-  tile.vector = lane / 2 % vectors;
-  tile.segment_index = number / Map::segment_tiles;
-  const int tile_column = number % Map::segment_tiles * tile_columns;
-  tile.column = tile.segment_index * segment_columns<Gw, Map> + Gw::stride * tile_column;
-  tile.parity = (tile_column + tile.segment_index) % 2;
-  const Segment segment = segment_of<Map>(g, first_segment + tile.segment_index);
-  const int q = segment.column + tile_column;
-  tile.owned = segment.exists && first_channel + 4 * tile.vector < g.channels ? g.result_columns - q : 0;
-  tile.left = q > 0;
-  tile.right = (g.columns - 2 + Gw::stride) / Gw::stride - q;
-  const int64_t pixel = (segment.image * g.result_rows + segment.row) * g.result_columns + q;
-  float* result = g.result + pixel * g.channels + first_channel + 4 * tile.vector;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  Tile tile = tile_of<Gw, Map>(g, first_segment, first_channel, lane);
   const float4& bias = smem.bias[tile.vector];
 
   auto& ring = smem.ring[warp];
@@ -166,9 +123,9 @@ __device__ __forceinline__ void walk(const Rows& g, int64_t first_segment, int64
   for (int i = 0; i < Gw::stages - 1; ++i) loader.copy_next(g, ring[i]);
   Sums<Gw> sums;
   for (auto& row : sums) start_row(row, bias);
-  int stage = 0, free_stage = Gw::stages - 1, p = segment.row;
+  int stage = 0, free_stage = Gw::stages - 1, p = tile.row;
   for (int i = 0; i < source_rows<Gw>(g); ++i) {
-    const int y = Gw::stride * segment.row - 1 + i;
+    const int y = Gw::stride * tile.row - 1 + i;
     const unsigned mask = tile.owned > 0 && y >= 0 && y < g.rows ? tap_rows<Gw>(i, g.run_rows) : 0;
 #pragma unroll 1
     for (int part = 0; part < Gw::parts; ++part) {
@@ -181,13 +138,21 @@ __device__ __forceinline__ void walk(const Rows& g, int64_t first_segment, int64
     }
     if (i % Gw::stride == 0) {  // row i was the last of result row p, counted from two before the run's first
       if (i >= 2) {
-        if (p < g.result_rows) store_row(sums[0], result, g.channels, tile.owned);
-        result += g.result_columns * g.channels;
+        if (p < g.result_rows) store_row(sums[0], tile.result, g.channels, tile.owned);
+        tile.result += g.result_columns * g.channels;
         ++p;
       }
       next_row(sums, bias);
     }
   }
+}
+
+template <class Gw, class Map, class Sync, bool checked>
+__device__ __forceinline__ void walk(const Rows& g, int64_t first_segment, int64_t first_channel, Smem<Gw, Map>& smem) {
+  if constexpr (Gw::spread == 1)
+    gather_walk<Gw, Map, Sync, checked>(g, first_segment, first_channel, smem);
+  else
+    spread_walk<Gw, Map, Sync, checked>(g, first_segment, first_channel, smem);
 }
 
 template <class Gw, class Map, class Sync>
@@ -209,9 +174,10 @@ __global__ void __launch_bounds__(32 * Gw::warps, Gw::blocks) stream_rows(Rows g
 template <class Gw, class Map, class Sync>
 void launch_map(Rows g, int64_t images, void* stream) {
   constexpr int most_rows = 7;
-  g.runs = blocks_for(g.result_rows, most_rows);
-  g.run_rows = static_cast<int>(blocks_for(g.result_rows, g.runs));
-  g.strips = blocks_for(g.result_columns, Map::segment_tiles * tile_columns);
+  const int64_t rows = blocks_for(g.result_rows, Gw::spread);
+  g.runs = blocks_for(rows, most_rows);
+  g.run_rows = static_cast<int>(blocks_for(rows, g.runs));
+  g.strips = blocks_for(g.result_columns, Gw::spread * Map::segment_tiles * tile_columns);
   g.segments = images * g.strips * g.runs;
   g.channel_blocks = blocks_for(g.channels, block_channels);
   const int64_t blocks = g.channel_blocks * blocks_for(g.segments, Gw::warps * Map::segments);
@@ -220,9 +186,10 @@ void launch_map(Rows g, int64_t images, void* stream) {
 
 template <class Gw, class Sync = Sync>
 void launch_rows(const Rows& g, int64_t images, void* stream) {
-  if (g.result_columns <= Narrow::segment_tiles * tile_columns)
+  const int64_t columns = blocks_for(g.result_columns, Gw::spread);
+  if (columns <= Narrow::segment_tiles * tile_columns)
     launch_map<Gw, Narrow, Sync>(g, images, stream);
-  else if (g.result_columns <= Medium::segment_tiles * tile_columns)
+  else if (columns <= Medium::segment_tiles * tile_columns)
     launch_map<Gw, Medium, Sync>(g, images, stream);
   else
     launch_map<Gw, Wide, Sync>(g, images, stream);

@@ -8,17 +8,35 @@ namespace resnext::cuda::rows_nhwc {
 
 constexpr int taps = 3, tile_columns = 7, vectors = 8, block_channels = 4 * vectors;
 
-// What differs between group widths and strides. A source row comes to shared memory in parts, each of some vectors of
-// every group: in one part for narrow groups, in several for wide ones, whose weights leave less room.
-template <int group_width, int result_stride>
-struct Gw {
-  static constexpr int width = group_width, stride = result_stride;
-  static constexpr int parts = width < 16 ? 1 : width == 32 && stride == 2 ? 4 : 2, stages = parts == 1 ? 2 : 3;
+// What differs between group widths. A source row comes to shared memory in parts, each of some vectors of every group.
+template <int group_width, int row_parts>
+struct Sizes {
+  static constexpr int width = group_width, parts = row_parts, stages = parts == 1 ? 2 : 3;
   static constexpr int part_vectors = vectors / parts;
   static constexpr int group_vectors = width / 4, group_part = group_vectors / parts;  // of a group: all, and in a part
+  static constexpr int swizzle = width == 4 ? 4 : 1;
+};
+
+// A kernel that gathers: each result position reads three source rows and columns, `stride` apart from the next one's
+// and starting `before` its own. Together, results read `halo` more than `stride` a result. Wide groups come in parts,
+// as their weights leave less room.
+template <int width, int result_stride>
+    struct Gw : Sizes < width,
+    width<16                                  ? 1
+          : width == 32 && result_stride == 2 ? 4
+                                              : 2> {
+  static constexpr int stride = result_stride, halo = taps - stride, before = 1, spread = 1;
   static constexpr int warps = stride == 1 || width == 32 ? 4 : 2;
   static constexpr int blocks = 8 / warps;  // per multiprocessor, as far as registers go
-  static constexpr int swizzle = width == 4 ? 4 : 1;
+};
+
+// A kernel that spreads, dgrad at stride 2: each source position owns `spread` result rows and columns, for which it
+// and the next one are read.
+template <int width>
+struct Spread : Sizes<width, 1> {
+  static constexpr int stride = 1, halo = 1, before = 0, spread = 2;
+  static constexpr int warps = width < 16 ? 4 : 3;
+  static constexpr int blocks = 3;
 };
 
 // How the four tiles of a warp are shared out to segments.
@@ -34,7 +52,7 @@ struct Narrow {
 
 // Columns of a segment in the ring: those of its tiles, and the neighbours that their taps reach.
 template <class Gw, class Map>
-constexpr int segment_columns = Gw::stride * Map::segment_tiles * tile_columns + taps - Gw::stride;
+constexpr int segment_columns = Gw::stride * Map::segment_tiles * tile_columns + Gw::halo;
 
 // Where the ring keeps a vector of a segment's column; columns of two tiles differ in the bit that is flipped.
 template <class Gw>
@@ -70,9 +88,10 @@ struct Sync {
   }
 };
 
+// Rows and columns are those of the result or, in a kernel that spreads, of the source.
 struct Segment {
   int64_t image;
-  int row, column;  // the first of the result
+  int row, column;  // the first
   bool exists;
 };
 
@@ -128,10 +147,10 @@ __device__ __forceinline__ void load_weights(const Rows& g, int64_t first_channe
   for (int i = warp; lane == 0 && i < 4; i += Gw::warps) smem.special[i] = special;
 }
 
-// Source rows that a run of result rows reads, some of which may lie outside the image.
+// Source rows that a run reads, some of which may lie outside the image.
 template <class Gw>
 __device__ __forceinline__ int source_rows(const Rows& g) {
-  return Gw::stride * (g.run_rows - 1) + taps;
+  return Gw::stride * g.run_rows + Gw::halo;
 }
 
 // A lane's share in copying parts of rows to the ring: one vector of every `step`th column of one segment.
@@ -150,10 +169,10 @@ struct Loader {
     const Segment segment = segment_of<Map>(g, first_segment + lane / lanes);
     column = lane % lanes / Gw::part_vectors;
     segment_index = lane / lanes;
-    const int at = Gw::stride * segment.column - 1 + column;
+    const int at = Gw::stride * segment.column - Gw::before + column;
     vector = lane % Gw::part_vectors;
     const int64_t channel = first_channel + 4 * (vector / Gw::group_part * Gw::group_vectors + vector % Gw::group_part);
-    y = Gw::stride * segment.row - 1;
+    y = Gw::stride * segment.row - Gw::before;
     part = 0;
     end = min(g.rows, y + source_rows<Gw>(g));
     const int64_t pixel = (segment.image * g.rows + y) * g.columns + at;

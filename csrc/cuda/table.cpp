@@ -32,10 +32,14 @@ const KernelTable<FpropArgs>& fprop_table() {
 
 const KernelTable<DgradArgs>& dgrad_table() {
   static const KernelTable<DgradArgs> table{
-      {"dgrad_rows_gw4_f32_nhwc", rows_nhwc_why_not<4, 1>, no_workspace, dgrad_rows_nhwc<4>},
-      {"dgrad_rows_gw8_f32_nhwc", rows_nhwc_why_not<8, 1>, no_workspace, dgrad_rows_nhwc<8>},
-      {"dgrad_rows_gw16_f32_nhwc", rows_nhwc_why_not<16, 1>, no_workspace, dgrad_rows_nhwc<16>},
-      {"dgrad_rows_gw32_f32_nhwc", rows_nhwc_why_not<32, 1>, no_workspace, dgrad_rows_nhwc<32>},
+      {"dgrad_rows_gw4_f32_nhwc", rows_nhwc_why_not<4, 1>, no_workspace, dgrad_rows_nhwc<4, 1>},
+      {"dgrad_rows_gw8_f32_nhwc", rows_nhwc_why_not<8, 1>, no_workspace, dgrad_rows_nhwc<8, 1>},
+      {"dgrad_rows_gw16_f32_nhwc", rows_nhwc_why_not<16, 1>, no_workspace, dgrad_rows_nhwc<16, 1>},
+      {"dgrad_rows_gw32_f32_nhwc", rows_nhwc_why_not<32, 1>, no_workspace, dgrad_rows_nhwc<32, 1>},
+      {"dgrad_rows_gw4_f32_nhwc_s2", rows_nhwc_why_not<4, 2>, no_workspace, dgrad_rows_nhwc<4, 2>},
+      {"dgrad_rows_gw8_f32_nhwc_s2", rows_nhwc_why_not<8, 2>, no_workspace, dgrad_rows_nhwc<8, 2>},
+      {"dgrad_rows_gw16_f32_nhwc_s2", rows_nhwc_why_not<16, 2>, no_workspace, dgrad_rows_nhwc<16, 2>},
+      {"dgrad_rows_gw32_f32_nhwc_s2", rows_nhwc_why_not<32, 2>, no_workspace, dgrad_rows_nhwc<32, 2>},
       {"dgrad_rows_gw4_f32_nchw", rows_nchw_why_not<4, 1>, no_workspace, dgrad_rows_nchw<4, 1>},
       {"dgrad_rows_gw8_f32_nchw", rows_nchw_why_not<8, 1>, no_workspace, dgrad_rows_nchw<8, 1>},
       {"dgrad_rows_gw16_f32_nchw", rows_nchw_why_not<16, 1>, no_workspace, dgrad_rows_nchw<16, 1>},

@@ -1,5 +1,5 @@
-// The row-streaming kernel with one of its synchronisations left out, for the emulation to catch: one image of 9 x 30
-// pixels and 32 channels, and the weights behind it.
+// The row-streaming kernels with one of their synchronisations left out, for the emulation to catch: one image of 9 x
+// 30 pixels and 32 channels, and the weights behind it.
 #include "cuda/rows_nhwc.h"
 #include "simt_probes.h"
 
@@ -33,8 +33,10 @@ struct AsyncWaitTooLax : cuda::rows_nhwc::Sync {
 template <class Gw, class Sync>
 bool run(const void* input, void* output, void* stream) {
   Rows g{};
-  g.rows = g.result_rows = 9;
-  g.columns = g.result_columns = 30;
+  g.rows = 9;
+  g.columns = 30;
+  g.result_rows = Gw::spread * g.rows;
+  g.result_columns = Gw::spread * g.columns;
   g.channels = 32;
   g.source = static_cast<const float*>(input);
   g.weight = g.source + g.rows * g.columns * g.channels;
@@ -44,20 +46,26 @@ bool run(const void* input, void* output, void* stream) {
   g.weight_source = 9;
   g.weight_result = 9 * Gw::width;
   g.weight_group = g.weight_result * Gw::width;
-  cuda::rows_nhwc::launch_rows<Gw, Sync>(g, 1, stream);
+  cuda::rows_nhwc::launch_map<Gw, cuda::rows_nhwc::Wide, Sync>(g, 1, stream);
   return true;
+}
+
+template <class Gw>
+bool run_named(const std::string& bug, const void* input, void* output, void* stream) {
+  if (bug == "none") return run<Gw, None>(input, output, stream);
+  if (bug == "no_barrier_after_weights") return run<Gw, NoBarrierAfterWeights>(input, output, stream);
+  if (bug == "no_syncwarp") return run<Gw, NoSyncwarp>(input, output, stream);
+  if (bug == "no_async_wait") return run<Gw, NoAsyncWait>(input, output, stream);
+  if (bug == "async_wait_too_lax") return run<Gw, AsyncWaitTooLax>(input, output, stream);
+  return false;
 }
 
 }  // namespace rows_bugs
 
 bool launch_rows_probe(const std::string& name, const void* input, void* output, int64_t, void* stream) {
-  using namespace rows_bugs;
-  using Gw8 = cuda::rows_nhwc::Gw<8, 1>;
-  if (name == "rows/none") return run<Gw8, None>(input, output, stream);
-  if (name == "rows/no_barrier_after_weights") return run<Gw8, NoBarrierAfterWeights>(input, output, stream);
-  if (name == "rows/no_syncwarp") return run<Gw8, NoSyncwarp>(input, output, stream);
-  if (name == "rows/no_async_wait") return run<Gw8, NoAsyncWait>(input, output, stream);
-  if (name == "rows/async_wait_too_lax") return run<Gw8, AsyncWaitTooLax>(input, output, stream);
+  using namespace cuda::rows_nhwc;
+  if (name.starts_with("rows/")) return rows_bugs::run_named<Gw<8, 1>>(name.substr(5), input, output, stream);
+  if (name.starts_with("spread/")) return rows_bugs::run_named<Spread<8>>(name.substr(7), input, output, stream);
   return false;
 }
 
