@@ -28,13 +28,12 @@ test: build $(VENV)/.nvcc  ## The whole test suite
 	$(BIN)/python -m pytest
 
 $(VENV)/.nvcc: $(VENV)/.installed requirements-cuda.txt
-	$(BIN)/python benchmarks/cubins.py toolkit > $@ || $(BIN)/pip install --quiet -r requirements-cuda.txt || \
+	$(BIN)/python benchmarks/cubins.py > $@ || $(BIN)/pip install --quiet -r requirements-cuda.txt || \
 	  echo "no CUDA compiler and none to be had: tests that need one will be skipped"
-	$(BIN)/python benchmarks/cubins.py toolkit > $@ || true
+	$(BIN)/python benchmarks/cubins.py > $@ || true
 
 # With a toolkit from pip, libcudart has a version in its name only; the link gives the linker the name that it wants.
 cuda: $(VENV)/.nvcc  ## Compile every CUDA kernel for every architecture, check the budgets, build and load the library
-	$(BIN)/python benchmarks/cubins.py build
 	mkdir -p build/cuda/lib && ln -sf "$$(ls -d $$(cat $<)/lib/libcudart.so.* | head -1)" build/cuda/lib/libcudart.so
 	RESNEXT_KERNELS_CUDA=1 CUDA_HOME="$$(cat $<)" LIBRARY_PATH="$(CURDIR)/build/cuda/lib" PATH="$(abspath $(BIN)):$$PATH" \
 	  $(BIN)/python setup.py --quiet build_clib build_ext --inplace

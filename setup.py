@@ -55,7 +55,7 @@ CXX = ["-O3", "-g0", "-std=c++20", "-fopenmp", "-fvisibility=hidden", f"-ffile-p
 TESTING = os.environ.get("RESNEXT_KERNELS_TESTING") == "1"
 CXX += ["-Wall", "-Werror"] if TESTING else []
 TORCH = {"cxx": [*CXX, "-DTORCH_TARGET_VERSION=0x020b000000000000"], "nvcc": ["-O3", "-Werror=all-warnings"]}
-headers = [file for kind in ("h", "cu") for file in glob(f"csrc/**/*.{kind}", recursive=True)]
+headers = ["setup.py", *(file for kind in ("h", "cu") for file in glob(f"csrc/**/*.{kind}", recursive=True))]
 common = {"include_dirs": [f"{ROOT}/csrc"], "extra_link_args": ["-fopenmp"], "depends": headers}
 library = {"py_limited_api": True, "extra_compile_args": TORCH, **common}
 extensions = [CppExtension("resnext_kernels._C", ["csrc/torch/operator.cpp", "csrc/torch/bindings.cpp"], **library)]

@@ -1,10 +1,10 @@
-"""Compiles the CUDA kernels for every architecture, without a GPU, and reads back what the compiler made of them.
+"""Reads what the compiler made of the CUDA kernels for each architecture, without a GPU; compiles them if need be.
 
-    python benchmarks/cubins.py build     every .cu for every architecture to build/cuda; only what has changed
-    python benchmarks/cubins.py toolkit   the root of the CUDA toolkit that is used; exit status 1 if there is none
+    python benchmarks/cubins.py           the root of the CUDA toolkit that is used; exit status 1 if there is none
 
-The compiler is nvcc (CUDA_HOME, then PATH, then the one that requirements-cuda.txt installs); the reader is cuobjdump
-(from requirements-dev.txt, or the toolkit's). Standard library only: tests and reports build on this file.
+Kernels are read out of this checkout's CUDA library if that is newer than every source, else compiled one by one to
+build/cuda. The compiler is nvcc (CUDA_HOME, then PATH, then the one that requirements-cuda.txt installs); the reader
+is cuobjdump (from requirements-dev.txt, or the toolkit's). Standard library only: tests and reports build on this file.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "build" / "cuda"
+LIBRARY = ROOT / "resnext_kernels" / "_C_cuda.abi3.so"
 FLAGS = ["-O3", "-std=c++20", "--expt-relaxed-constexpr", "-Werror=all-warnings", f"-I{ROOT}/csrc"]
 
 
@@ -144,11 +145,33 @@ def why_not() -> str:
     return "" if find_cuobjdump() else "no cuobjdump: pip install -r requirements-dev.txt"
 
 
+def _sources() -> list[Path]:
+    """All that a compiled kernel depends on, but for the compiler."""
+    found = [*(ROOT / "csrc").glob("*.h"), *(ROOT / "csrc/cuda").glob("*")]
+    return [path for path in found if path.suffix in (".h", ".cu", ".cpp")]
+
+
+def in_library() -> set[str]:
+    """The architectures of this checkout's CUDA library, if it is newer than every source; else none."""
+    newest = max(path.stat().st_mtime for path in [*_sources(), ROOT / "setup.py"])
+    if not LIBRARY.exists() or LIBRARY.stat().st_mtime < newest:
+        return set()
+    listing = subprocess.run([find_cuobjdump(), "-lelf", str(LIBRARY)], capture_output=True, text=True, check=True)
+    return set(re.findall(r"\.(sm_\d+)\.cubin", listing.stdout))
+
+
+def kernels(architectures) -> list[Kernel]:
+    """All kernels of csrc/cuda as compiled for some architectures."""
+    if set(architectures) <= in_library():
+        return [kernel for kernel in read(LIBRARY) if kernel.architecture in architectures]
+    return [kernel for path in build(architectures, ptx=False) for kernel in read(path)]
+
+
 def _compile(source: Path, target: str, toolkit: Path, output: Path) -> Path:
     """One source for one architecture (or to PTX), unless the result is newer than all that it may depend on."""
     kind = "ptx" if target.startswith("compute") else "cubin"
     path = output / f"{source.stem}.{target}.{kind}"
-    inputs = [*(ROOT / "csrc").glob("*.h"), *(ROOT / "csrc/cuda").glob("*.h"), source, Path(__file__)]
+    inputs = [*[file for file in _sources() if file.suffix == ".h"], source, Path(__file__)]
     if path.exists() and path.stat().st_mtime > max(file.stat().st_mtime for file in inputs):
         return path
     unfinished = path.with_suffix(f".{os.getpid()}.part")
@@ -160,7 +183,7 @@ def _compile(source: Path, target: str, toolkit: Path, output: Path) -> Path:
     return path
 
 
-def build(architectures=tuple(ARCHITECTURES), ptx=True, sources=None, output=OUTPUT) -> list[Path]:
+def build(architectures, ptx=True, sources=None, output=OUTPUT) -> list[Path]:
     """Compiles sources (all of csrc/cuda) for architectures; returns the cubins. PTX of the newest beside them."""
     toolkit = find_toolkit()
     if not toolkit:
@@ -241,14 +264,10 @@ def _launch_bounds(text: str):
 
 def main() -> None:
     """Command line."""
-    if sys.argv[1:] == ["toolkit"] and (toolkit := find_toolkit()):
-        print(toolkit)
-    elif sys.argv[1:] == ["build"]:
-        paths = build()
-        sources = {path.name.split(".")[0] for path in paths}
-        print(f"{len(sources)} sources compiled for {', '.join(ARCHITECTURES)} and to {PTX} PTX, in {OUTPUT}")
-    else:
-        sys.exit(why_not() or __doc__)
+    toolkit = find_toolkit()
+    if not toolkit:
+        sys.exit(why_not())
+    print(toolkit)
 
 
 if __name__ == "__main__":

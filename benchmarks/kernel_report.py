@@ -78,8 +78,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if reason := cubins.why_not():
         sys.exit(reason)
-    paths = [arguments.library] if arguments.library else cubins.build(arguments.arch, ptx=False)
-    kernels = [kernel for path in paths for kernel in cubins.read(path) if fnmatchcase(kernel.name, arguments.kernel)]
+    kernels = cubins.read(arguments.library) if arguments.library else cubins.kernels(arguments.arch)
+    kernels = [kernel for kernel in kernels if fnmatchcase(kernel.name, arguments.kernel)]
     order = list(cubins.ARCHITECTURES)
     kernels.sort(key=lambda kernel: (kernel.name, order.index(kernel.architecture)))
     if not kernels:

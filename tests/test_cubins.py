@@ -1,10 +1,13 @@
 """What nvcc makes of each CUDA kernel, held to csrc/cuda/budgets.csv; needs no GPU.
 
-Here for sm_80 and sm_90, the two that most machines have, to keep the suite short: each architecture takes about as
-long as the other. `make cuda` runs the file with --all-architectures.
+For every architecture, read out of this checkout's CUDA library, if that is up to date. Otherwise kernels are compiled
+for the tests, and only for sm_80 and sm_90, the two that most machines have, to keep the suite short; `make cuda`
+builds the library and runs the file with --all-architectures.
 """
 
+import os
 import re
+import subprocess
 from collections import Counter
 
 import pytest
@@ -41,9 +44,9 @@ def problems(kernel: Kernel) -> list[str]:
 
 @pytest.fixture(scope="module")
 def kernels(request):
-    everything = request.config.getoption("--all-architectures")
+    everything = request.config.getoption("--all-architectures") or set(cubins.ARCHITECTURES) <= cubins.in_library()
     architectures = tuple(cubins.ARCHITECTURES) if everything else ("sm_80", "sm_90")
-    found = [kernel for path in cubins.build(architectures, ptx=everything) for kernel in cubins.read(path)]
+    found = cubins.kernels(architectures)
     assert {kernel.architecture for kernel in found} == set(architectures)
     return found
 
@@ -120,6 +123,29 @@ def test_faults_are_found(tmp_path, monkeypatch):
     assert len([what for kernel in cubins.read(path) if kernel.name == "narrow" for what in problems(kernel)]) == 2
     monkeypatch.setattr(cubins, "budgets", list)
     assert problems(cubins.read(path)[0]) == ["it has no row in csrc/cuda/budgets.csv"]
+
+
+@needs_compiler
+def test_the_library_is_read_only_if_it_is_newer_than_every_source(tmp_path, monkeypatch):
+    source = tmp_path / "csrc/cuda/one.cu"
+    source.parent.mkdir(parents=True)
+    source.write_text("__global__ void kernel() {}")
+    (tmp_path / "setup.py").touch()
+    monkeypatch.setattr(cubins, "ROOT", tmp_path)
+    monkeypatch.setattr(cubins, "LIBRARY", tmp_path / "library.so")
+    assert cubins.in_library() == set()
+    options = ["-shared", "-gencode=arch=compute_80,code=sm_80", "-gencode=arch=compute_90,code=sm_90"]
+    command = [f"{cubins.find_toolkit()}/bin/nvcc", *options, "-o", str(cubins.LIBRARY), str(source)]
+    subprocess.run(command, check=True)
+    monkeypatch.setattr(cubins, "build", lambda *_, **__: [])
+    assert cubins.in_library() == {"sm_80", "sm_90"}
+    assert [kernel.architecture for kernel in cubins.kernels(("sm_90",))] == ["sm_90"]
+    assert cubins.kernels(("sm_86", "sm_90")) == []
+    for changed in (source, tmp_path / "setup.py"):
+        os.utime(changed, (later := cubins.LIBRARY.stat().st_mtime + 1, later))
+        assert cubins.in_library() == set()
+        os.utime(changed, (0, 0))
+    assert cubins.in_library() == {"sm_80", "sm_90"}
 
 
 @needs_compiler
