@@ -35,6 +35,15 @@ def test_widths(pass_name, case):
     check_rounding(pass_name, WIDTHS[case], "f32", "NHWC", "KRSC")
 
 
+@pytest.mark.parametrize("width", [4, 32])
+@pytest.mark.parametrize("size", [(15, 57), (16, 58), (30, 15), (29, 29)])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("pass_name", PASSES)
+def test_several_runs_and_strips(pass_name, stride, size, width):
+    problem = Problem(2, 32, *size, 32, groups=32 // width, stride=(stride, stride))
+    check_exact(pass_name, problem, "f32", "NHWC", threads=4)
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("pass_name", PASSES)
 def test_network_layers(pass_name, layer):
@@ -59,7 +68,7 @@ def test_same_bits_for_every_schedule(pass_name, stride, suffix, width):
 
 
 @pytest.mark.parametrize("width", [4, 8, 16, 32])
-@pytest.mark.parametrize("columns", [6, 7, 13, 14, 28, 29])
+@pytest.mark.parametrize("columns", [6, 7, 13, 14, 28, 29, 57])
 @pytest.mark.parametrize(("pass_name", "stride", "suffix"), KINDS)
 def test_infinite_weights_never_meet_padding(pass_name, stride, suffix, columns, width):
     problem = Problem(2, 32, 8, columns, 32, groups=32 // width, stride=(stride, stride))

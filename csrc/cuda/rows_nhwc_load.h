@@ -36,7 +36,7 @@ template <int width>
 struct Spread : Sizes<width, 1> {
   static constexpr int stride = 1, halo = 1, before = 0, spread = 2;
   static constexpr int warps = width < 16 ? 4 : 3;
-  static constexpr int blocks = 3;
+  static constexpr int blocks = width < 16 ? 2 : 3;
 };
 
 // How the four tiles of a warp are shared out to segments.
