@@ -16,6 +16,7 @@ const char* why_not(const Problem& problem, int64_t width, int64_t stride) {
   if (s.stride_h != stride || s.stride_w != stride) return "another stride";
   if (s.pad_h != 1 || s.pad_w != 1) return "padding 1 only";
   if (s.dilation_h != 1 || s.dilation_w != 1) return "dilation 1 only";
+  if (problem.alignment < 16) return "activations are not 16-byte aligned";
   if (s.h >= most_floats || s.w >= most_floats / s.h) return "the map has 2^28 pixels";
   return nullptr;
 }

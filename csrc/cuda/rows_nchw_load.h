@@ -99,34 +99,40 @@ __device__ __forceinline__ void load_weights(const Plan& g, int64_t group, Smem<
 // A thread's part in copying the source to the ring: the same places of every stage, of other channels.
 template <class K>
 struct Loader {
-  const float* chunk;   // the start of the next one in the first image
-  int from[K::copies];  // offsets from there, or one of:
   static constexpr int zero = -1, none = -2;
+  const float* chunk;   // the start of the next one in the first image
+  int from[K::copies];  // offsets from there, or `zero` where there is nothing, or `none` for no copy
+  int to[K::copies];    // offsets in a stage
 
   __device__ __forceinline__ Loader(const Plan& g, const Place& place) {
     chunk = place.source;
 #pragma unroll
-    for (int i = 0; i < K::copies; ++i) from[i] = source_of(g, place, threadIdx.x + i * K::threads);
+    for (int i = 0; i < K::copies; ++i) locate(g, place, threadIdx.x + i * K::threads, from[i], to[i]);
   }
 
-  // Where a chunk's `number`th vector comes from.
-  __device__ __forceinline__ static int source_of(const Plan& g, const Place& place, int number) {
+  // A stage's vectors are numbered in the order of memory, so that a warp's copies are of whole sectors. The ring has
+  // the same order but at stride 2.
+  __device__ __forceinline__ static void locate(const Plan& g, const Place& place, int number, int& from, int& to) {
     const SmallSplit image = split(number, g.image_vectors);
-    if (image.quotient >= g.block_images) return none;
-    if (image.quotient >= place.images) return zero;
-    const int plane_floats = static_cast<int>(g.source_plane);
     const int image_start = image.quotient * static_cast<int>(g.channels * g.source_plane);
+    const int plane_floats = static_cast<int>(g.source_plane);
+    bool exists = image.quotient < place.images;
+    to = K::stride == 2 ? image.quotient * g.image_pitch : number * g.vector;
     if (g.planes) {
       const int at = image.remainder * g.vector;
-      return at < g.chunk * plane_floats ? image_start + at : zero;
+      from = image_start + at;
+      exists = exists && at < g.chunk * plane_floats;
+      if (K::stride == 2) to += at;
+    } else {
+      const SmallSplit line = split(image.remainder, g.line_vectors), plane = split(line.quotient, g.lines);
+      const int row = K::stride * place.row - K::before + plane.remainder, at = line.remainder * g.vector;
+      const int column = K::stride * place.column - g.lead + at;
+      from = image_start + plane.quotient * plane_floats + row * g.columns + column;
+      exists = exists && row >= 0 && row < g.rows && column >= 0 && column < g.columns;
+      if (K::stride == 2)
+        to += plane.quotient * g.channel_pitch + plane.remainder % 2 * g.odd + plane.remainder / 2 * g.pitch + at;
     }
-    const SmallSplit line = split(image.remainder, g.line_vectors), plane = split(line.quotient, g.lines);
-    int row = plane.remainder;  // at stride 2 the even rows come first
-    if (K::stride == 2) row = row <= g.tile_rows ? 2 * row : 2 * (row - g.tile_rows) - 1;
-    row += K::stride * place.row - K::before;
-    const int column = K::stride * place.column - g.lead + line.remainder * g.vector;
-    if (row < 0 || row >= g.rows || column < 0 || column >= g.columns) return zero;
-    return image_start + plane.quotient * plane_floats + row * g.columns + column;
+    if (!exists) from = image.quotient < g.block_images ? zero : none;
   }
 
   template <int vector>
@@ -135,8 +141,7 @@ struct Loader {
     for (int i = 0; i < K::copies; ++i) {
       const bool exists = from[i] >= 0;
       if (from[i] != none)
-        ptx::cp_async<4 * vector>(stage + vector * (threadIdx.x + i * K::threads), chunk + max(from[i], 0),
-                                  exists ? 4 * vector : 0);
+        ptx::cp_async<4 * vector>(stage + to[i], chunk + (exists ? from[i] : 0), exists ? 4 * vector : 0);
     }
   }
 

@@ -27,7 +27,7 @@ struct Kind {
   static constexpr int before = spreads ? 0 : 1;  // how many of them, and of the columns, lie before the tile
   // In strips of wide maps, and with it the most copies that a thread makes for a stage.
   static constexpr int strip_tiles = 16 / stride, longest_pitch = strip_tiles * stride * tile_columns + 8;
-  static constexpr int shortest_stage = source_rows * longest_pitch;
+  static constexpr int shortest_stage = source_rows * longest_pitch + (stride == 2 ? 32 : 0);
   static constexpr int usual_vector = width == 32 && stride == 2 ? 2 : 4;
   static constexpr int copies =
       std::max((stage_floats / usual_vector - 1) / threads, (shortest_stage - 1) / threads) + 1;
@@ -79,19 +79,16 @@ struct Plan {
   int rows, columns, result_rows, result_columns;
   int block_images, tile_rows;
   Divisor image_tiles, row_tiles;
-  // A stage of the ring: [image][channel of the chunk][line][column]; in `planes` without any gap inside an image.
-  Divisor image_vectors, line_vectors, lines;
+  // A stage of the ring: [image][channel of the chunk][line][column], pitches and `odd` in floats. At stride 2 a tile's
+  // second line starts at `odd`, behind all first and third ones.
+  Divisor image_vectors, line_vectors,
+      lines;   // vectors of an image (with gaps at stride 1) and a line, lines of a channel
   int vector;  // floats of a copy
-  int chunk, lead, pitch, channel_pitch, image_pitch;
+  int chunk, lead, odd, pitch, channel_pitch, image_pitch;
   bool planes;  // the block reads whole planes, which lie behind one another in memory
   bool whole;   // a warp has whole planes of the result
   bool turned;  // the taps act turned by 180 degrees
 };
-
-template <class K>
-constexpr int lines_of(int tile_rows) {
-  return K::stride * (tile_rows - 1) + K::source_rows;
-}
 
 inline int up(int64_t value, int multiple) { return static_cast<int>(blocks_for(value, multiple) * multiple); }
 
@@ -115,18 +112,27 @@ bool plan_planes(Plan& g, int rows, int row_tiles) {
   const int images = std::min(g.block_images, K::tile_warps * warp_lanes / image_tiles);
   const int limit = std::min(K::stage_floats, K::copies * K::threads * g.vector);
   g.chunk = largest_chunk<K>(images * (g.source_plane + g.vector), limit, g.source_plane % 4 ? 4 : 1);
-  const int vectors = static_cast<int>(g.chunk * g.source_plane) / g.vector + 1;  // the last one is a gap
-  if (vectors * g.vector > limit) return false;
-  g.block_images = std::min(images, limit / (vectors * g.vector));
+  const int image_floats = static_cast<int>(g.chunk * g.source_plane);
+  g.image_pitch = image_floats + g.vector;
+  if (g.image_pitch > limit) return false;
+  g.block_images = std::min(images, limit / g.image_pitch);
   g.tile_rows = rows;
   g.image_tiles = divisor(image_tiles);
   g.row_tiles = divisor(row_tiles);
-  g.image_vectors = divisor(vectors);
+  g.image_vectors = divisor((K::stride == 2 ? image_floats : g.image_pitch) / g.vector);
   g.line_vectors = g.lines = divisor(1);
   g.lead = 0;
   g.pitch = g.columns;
   g.channel_pitch = static_cast<int>(g.source_plane);
   return true;
+}
+
+// Where the second lines start at stride 2: so that in each two rows of the source, lines follow one another's banks.
+inline int odd_start(int rows, int pitch) { return up(rows * pitch, 32) + pitch; }
+
+template <class K>
+int channel_floats(int rows, int pitch) {
+  return K::stride == 2 ? odd_start(rows, pitch) + rows * pitch : (rows - 1 + K::source_rows) * pitch;
 }
 
 // Runs of rows, in strips where they are long. Lines hold whole tiles; what is not in the image is zero there.
@@ -139,23 +145,25 @@ void plan_rows(Plan& g, int64_t rows, int64_t all_row_tiles) {
   g.lead = g.strips > 1 ? 4 : 0;
   g.pitch = g.lead + up(K::stride * tile_columns * row_tiles, 4) + g.lead;
   const int limit = std::min(K::stage_floats, K::copies * K::threads * g.vector);
-  const int most_rows = (limit / g.pitch - K::source_rows) / K::stride + 1;
-  g.runs = blocks_for(rows, std::min(most_rows, K::tile_warps * warp_lanes / row_tiles));
+  int most_rows = K::tile_warps * warp_lanes / row_tiles;
+  while (channel_floats<K>(most_rows, g.pitch) > limit) --most_rows;
+  g.runs = blocks_for(rows, most_rows);
   g.tile_rows = static_cast<int>(blocks_for(rows, g.runs));
   int image_tiles = g.tile_rows * row_tiles;
   const bool entire = g.runs == 1 && g.strips == 1;
   if (entire && image_tiles <= warp_lanes)
     for (image_tiles = 1; image_tiles < g.tile_rows * row_tiles;) image_tiles *= 2;
-  const int channel_floats = lines_of<K>(g.tile_rows) * g.pitch;
-  const int most_images = std::min(limit / channel_floats, K::tile_warps * warp_lanes / image_tiles);
+  g.odd = odd_start(g.tile_rows, g.pitch);
+  g.channel_pitch = channel_floats<K>(g.tile_rows, g.pitch);
+  const int most_images = std::min(limit / g.channel_pitch, K::tile_warps * warp_lanes / image_tiles);
   g.block_images = entire ? std::min(g.block_images, most_images) : 1;
-  g.chunk = largest_chunk<K>(int64_t{g.block_images} * channel_floats, limit);
+  g.chunk = largest_chunk<K>(int64_t{g.block_images} * g.channel_pitch, limit);
+  g.image_pitch = g.chunk * g.channel_pitch;
   g.image_tiles = divisor(image_tiles);
   g.row_tiles = divisor(row_tiles);
-  g.lines = divisor(lines_of<K>(g.tile_rows));
+  g.lines = divisor(K::stride * (g.tile_rows - 1) + K::source_rows);
   g.line_vectors = divisor(g.pitch / g.vector);
-  g.image_vectors = divisor(g.chunk * channel_floats / g.vector);
-  g.channel_pitch = channel_floats;
+  g.image_vectors = divisor(g.chunk * g.lines.value * g.line_vectors.value);
 }
 
 // Fills in the rest of a plan whose tensors and sizes are set.
@@ -171,7 +179,6 @@ void complete(Plan& g) {
   g.block_images = static_cast<int>(std::max<int64_t>(images, 1));
   const int64_t row_tiles = blocks_for(columns, tile_columns);
   if (!plan_planes<K>(g, rows, static_cast<int>(row_tiles))) plan_rows<K>(g, rows, row_tiles);
-  g.image_pitch = g.image_vectors.value * g.vector;
   g.image_blocks = blocks_for(g.images, g.block_images);
   g.whole = g.strips == 1 && g.runs == 1 && g.image_tiles.value <= warp_lanes;
 }

@@ -37,8 +37,8 @@ struct Tile {
 #pragma unroll
     for (int r = 0; r < K::source_rows; ++r) {
       const int source_row = K::stride * row + r - K::before;
-      const int in_order = K::stride == 1 ? line + r : r == 1 ? g.tile_rows + 1 + line : line + r / 2;
-      source[r] = first + (g.planes ? source_row : in_order) * g.pitch;
+      const int at = K::stride == 1 ? (line + r) * g.pitch : r % 2 * g.odd + (line + r / 2) * g.pitch;
+      source[r] = first + (g.planes ? source_row * g.pitch : at);
       has_row[r] = source_row >= 0 && source_row < g.rows;
     }
   }

@@ -72,8 +72,8 @@ bool run(const std::string& bug, const void* input, void* output, void* stream) 
 bool launch_rows_nchw_probe(const std::string& name, const void* input, void* output, int64_t, void* stream) {
   using namespace cuda::rows_nchw;
   const std::string fprop = "rows_nchw/fprop/", dgrad = "rows_nchw/dgrad/";
-  if (name.starts_with(fprop)) return rows_nchw_bugs::run<Gw<8, 2>>(name.substr(fprop.size()), input, output, stream);
-  if (name.starts_with(dgrad)) return rows_nchw_bugs::run<Spread<8>>(name.substr(dgrad.size()), input, output, stream);
+  if (name.starts_with(fprop)) return rows_nchw_bugs::run<Gw<16, 2>>(name.substr(fprop.size()), input, output, stream);
+  if (name.starts_with(dgrad)) return rows_nchw_bugs::run<Spread<16>>(name.substr(dgrad.size()), input, output, stream);
   return false;
 }
 
