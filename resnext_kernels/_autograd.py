@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from ._ops import NAMESPACE, OPERATORS
+from ._ops import GRAD_WEIGHT_BIAS, NAMESPACE, OPERATORS
 from ._private_torch import SingleLevelFunction, apply_single_level, call_below_autograd
 
 # The two tensors that an operator takes, in the order of its arguments.
@@ -65,11 +65,15 @@ class Rules:
         if gradient is None:
             return tuple(result)
         names, saved = ARGUMENTS[cls.missing], ctx.saved_tensors
+        needs_bias = cls.missing == "output" and ctx.needs_input_grad[2]
         for i, name in enumerate(names):
-            if ctx.needs_input_grad[i]:
-                other = 1 - i
+            other = 1 - i
+            if ctx.needs_input_grad[i] and name == "weight" and needs_bias:
+                _, kernel_hw, *common = ctx.geometry
+                result[i], result[2] = GRAD_WEIGHT_BIAS(gradient, saved[other], kernel_hw, *common)
+            elif ctx.needs_input_grad[i]:
                 result[i] = contract(name, {cls.missing: gradient, names[other]: saved[other]}, ctx.geometry)
-        if cls.missing == "output" and ctx.needs_input_grad[2]:
+        if needs_bias and result[2] is None:
             result[2] = gradient.sum((0, 2, 3))
         return tuple(result)
 
@@ -88,10 +92,49 @@ class Rules:
         return result
 
 
-def _kernel_at_autograd_key(missing: str):
-    """The operator's kernel at the Autograd key: records the derivative, then calls the operator below autograd."""
-    rules = type(f"Rules_{missing}", (Rules,), {"missing": missing})
-    operator = OPERATORS[missing]
+class ConvolutionRules(Rules):
+    """The rules of the convolution itself, shared with GroupedConv2dFunction."""
+
+    missing = "output"
+
+
+class GradInputRules(Rules):
+    """The rules of the input's gradient."""
+
+    missing = "input"
+
+
+class GradWeightRules(Rules):
+    """The rules of the weight's gradient."""
+
+    missing = "weight"
+
+
+class GradWeightBiasRules(GradWeightRules):
+    """The same with the bias's gradient, the sum of grad_output, as a second result."""
+
+    @classmethod
+    def setup(cls, ctx, inputs, output) -> None:
+        super().setup(ctx, inputs, output[0])
+        ctx.grad_output_shape = inputs[0].shape
+
+    @classmethod
+    def gradients(cls, ctx, gradient, bias_gradient):
+        first, *others = super().gradients(ctx, gradient)
+        if bias_gradient is not None and ctx.needs_input_grad[0]:
+            spread = bias_gradient.view(1, -1, 1, 1).expand(ctx.grad_output_shape)
+            first = spread if first is None else first + spread
+        return first, *others
+
+    @classmethod
+    def tangent(cls, ctx, grad_output, input, *constants):
+        weight = super().tangent(ctx, grad_output, input, *constants)
+        bias = weight.new_zeros(weight.shape[0]) if grad_output is None else grad_output.sum((0, 2, 3))
+        return weight, bias
+
+
+def _kernel_at_autograd_key(operator, rules: type[Rules]):
+    """An operator's kernel at the Autograd key: records the derivative, then calls the operator below autograd."""
 
     def forward(*args):
         *inputs, kernel_name = args
@@ -103,19 +146,13 @@ def _kernel_at_autograd_key(missing: str):
         "backward": staticmethod(rules.gradients),
         "jvp": staticmethod(rules.tangent),
     }
-    name = {"output": "GroupedConv2d", "input": "GroupedConv2dGradInput", "weight": "GroupedConv2dGradWeight"}[missing]
+    name = "GroupedConv2d" + rules.__name__.removesuffix("Rules").removeprefix("Convolution")
     function = type(name, (SingleLevelFunction,), methods)
 
     def kernel(*args, kernel_name=""):
         return apply_single_level(function, *args, kernel_name)
 
     return kernel
-
-
-class ConvolutionRules(Rules):
-    """The rules of the convolution itself, shared with GroupedConv2dFunction."""
-
-    missing = "output"
 
 
 # --- vmap. The mapped axis B joins the one axis that exactly the mapped tensors share; an operator's own result
@@ -192,7 +229,17 @@ def _vmap_rule(missing: str):
     return rule
 
 
+def _vmap_grad_weight_bias(info, in_dims, grad_output, *args, kernel_name=""):
+    weight, weight_dim = vmap("weight", info, in_dims, grad_output, *args, kernel_name=kernel_name)
+    if in_dims[0] is None:
+        return (weight, grad_output.sum((0, 2, 3))), (weight_dim, None)
+    return (weight, grad_output.movedim(in_dims[0], 0).sum((1, 3, 4))), (weight_dim, 0)
+
+
 _library = torch.library.Library(NAMESPACE, "IMPL")
+_RULES = {"output": ConvolutionRules, "input": GradInputRules, "weight": GradWeightRules}
 for _missing, _operator in OPERATORS.items():
-    _library.impl(_operator, _kernel_at_autograd_key(_missing), "Autograd")
+    _library.impl(_operator, _kernel_at_autograd_key(_operator, _RULES[_missing]), "Autograd")
     torch.library.register_vmap(_operator, _vmap_rule(_missing))
+_library.impl(GRAD_WEIGHT_BIAS, _kernel_at_autograd_key(GRAD_WEIGHT_BIAS, GradWeightBiasRules), "Autograd")
+torch.library.register_vmap(GRAD_WEIGHT_BIAS, _vmap_grad_weight_bias)

@@ -51,6 +51,8 @@ OPERATORS = {
     "input": torch.ops.resnext_kernels.grouped_conv2d_grad_input.default,
     "weight": torch.ops.resnext_kernels.grouped_conv2d_grad_weight.default,
 }
+# The weight's gradient and the bias's, which is the sum of grad_output, by one pass over grad_output.
+GRAD_WEIGHT_BIAS = torch.ops.resnext_kernels.grouped_conv2d_grad_weight_bias.default
 
 
 def explain_lines(device_type: str, pass_name: str, problem_shape: list[int], dtype: torch.dtype, channels_last: bool):
@@ -177,6 +179,11 @@ def _fake_grad_weight(grad_output, input, kernel_hw, stride, padding, dilation, 
     return _empty(size, grad_output, input)
 
 
+@torch.library.register_fake(f"{NAMESPACE}::grouped_conv2d_grad_weight_bias")
+def _fake_grad_weight_bias(grad_output, input, *args, kernel_name=""):
+    return _fake_grad_weight(grad_output, input, *args), grad_output.new_empty(grad_output.shape[1])
+
+
 # --- FLOPs, as torch.utils.flop_counter counts them for aten.convolution: the three passes cost the same
 
 
@@ -188,6 +195,11 @@ def _flops(input, weight, *args, out_shape=None, **kwargs) -> int:
 @register_flop_formula(torch.ops.resnext_kernels.grouped_conv2d_grad_input)
 def _flops_grad_input(grad_output, weight, *args, out_shape=None, **kwargs) -> int:
     return conv_flop_count(out_shape, weight, grad_output)
+
+
+@register_flop_formula(torch.ops.resnext_kernels.grouped_conv2d_grad_weight_bias)
+def _flops_grad_weight_bias(grad_output, input, *args, out_shape=None, **kwargs) -> int:
+    return conv_flop_count(input, out_shape[0], grad_output)
 
 
 @register_flop_formula(torch.ops.resnext_kernels.grouped_conv2d_grad_weight)
@@ -209,5 +221,5 @@ def _no_kernel(*args, kernel_name=""):
 
 
 _library = torch.library.Library(NAMESPACE, "IMPL")
-for _operator in OPERATORS.values():
+for _operator in (*OPERATORS.values(), GRAD_WEIGHT_BIAS):
     _library.impl(_operator, _no_kernel, "CompositeExplicitAutograd")

@@ -1,6 +1,7 @@
-"""Convolution problems that several test files share, as (input size, weight size, keyword arguments)."""
+"""What several test files share: convolution problems as (input size, weight size, keyword arguments), an operator log."""
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 CASES = {
     "stride 1": ((2, 8, 6, 5), (8, 2, 3, 3), {"padding": 1, "groups": 4}),
@@ -24,3 +25,15 @@ def tensors(case, dtype=torch.float64, memory_format=torch.contiguous_format, bi
             if tensor is not None:
                 tensor.requires_grad_()
     return input, weight, bias, kwargs
+
+
+class OperatorLog(TorchDispatchMode):
+    """Collects the names of the operators that reach the backends."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.name().removeprefix("resnext_kernels::"))
+        return func(*args, **(kwargs or {}))

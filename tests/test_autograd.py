@@ -8,7 +8,7 @@ from torch.func import functional_call, grad, hessian, jacfwd, jvp, vmap
 
 from resnext_kernels import GroupedConv2dFunction, grouped_conv2d
 
-from .cases import CASES, tensors
+from .cases import CASES, OperatorLog, tensors
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 BIAS = pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
@@ -48,16 +48,17 @@ def test_gradcheck_entry_by_entry(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("missing", ["input", "weight"])
+@pytest.mark.parametrize("missing", ["input", "weight", "weight_bias"])
 def test_gradient_operators_are_differentiable(case, missing):
     input, weight, _, kwargs = tensors(case)
     output = torch.randn_like(F.conv2d(input, weight, None, **kwargs)).requires_grad_()
     stride, padding, dilation = (kwargs.get(k, d) for k, d in (("stride", 1), ("padding", 0), ("dilation", 1)))
     pairs = [v if isinstance(v, tuple) else (v, v) for v in (stride, padding, dilation)]
     if missing == "input":
-        args, size, op = (output, weight), input.shape[2:], torch.ops.resnext_kernels.grouped_conv2d_grad_input
+        args, size = (output, weight), input.shape[2:]
     else:
-        args, size, op = (output, input), weight.shape[2:], torch.ops.resnext_kernels.grouped_conv2d_grad_weight
+        args, size = (output, input), weight.shape[2:]
+    op = getattr(torch.ops.resnext_kernels, f"grouped_conv2d_grad_{missing}")
     function = lambda a, b: op(a, b, size, *pairs, kwargs["groups"])  # noqa: E731
     assert gradcheck(function, args, check_forward_ad=True, fast_mode=True)
     assert gradgradcheck(function, args, fast_mode=True)
@@ -76,7 +77,8 @@ def test_opcheck(case, requires_grad):
         output = ops.grouped_conv2d(image, weight, bias, *pairs, groups).detach().requires_grad_(requires_grad)
         torch.library.opcheck(ops.grouped_conv2d.default, (image, weight, bias, *pairs, groups))
         torch.library.opcheck(ops.grouped_conv2d_grad_input.default, (output, weight, image.shape[2:], *pairs, groups))
-        torch.library.opcheck(ops.grouped_conv2d_grad_weight.default, (output, image, weight.shape[2:], *pairs, groups))
+        for operator in (ops.grouped_conv2d_grad_weight.default, ops.grouped_conv2d_grad_weight_bias.default):
+            torch.library.opcheck(operator, (output, image, weight.shape[2:], *pairs, groups))
 
 
 # --- torch.func
@@ -141,16 +143,15 @@ def test_vmap(mapped, case, front):
 
 
 @pytest.mark.parametrize("mapped", [(0, None), (None, 0), (0, 0), (1, 0)])
-@pytest.mark.parametrize("missing", ["input", "weight"])
+@pytest.mark.parametrize("missing", ["input", "weight", "weight_bias"])
 @pytest.mark.parametrize("case", ["stride 2", "more outputs than inputs", "uneven in height and width"])
 def test_vmap_of_gradient_operators(case, missing, mapped):
     input, weight, _, kwargs = tensors(case, requires_grad=False)
     output = F.conv2d(input, weight, None, **kwargs)
     pairs = [v if isinstance(v, tuple) else (v, v) for v in (kwargs.get("stride", 1), kwargs.get("padding", 0), (1, 1))]
-    first, second = output, {"input": weight, "weight": input}[missing]
-    size = {"input": input, "weight": weight}[missing].shape[2:]
+    first, second, size = (output, weight, input.shape) if missing == "input" else (output, input, weight.shape)
     op = getattr(torch.ops.resnext_kernels, f"grouped_conv2d_grad_{missing}")
-    function = lambda a, b: op(a, b, size, *pairs, kwargs["groups"])  # noqa: E731
+    function = lambda a, b: op(a, b, size[2:], *pairs, kwargs["groups"])  # noqa: E731
     args = [
         t if d is None else torch.randn(*t.shape, 3, dtype=torch.float64).movedim(-1, d)
         for t, d in zip((first, second), mapped, strict=True)
@@ -158,7 +159,9 @@ def test_vmap_of_gradient_operators(case, missing, mapped):
     ours = vmap(function, mapped)(*args)
     for i in range(3):
         one = [t if d is None else t.select(d, i) for t, d in zip(args, mapped, strict=True)]
-        torch.testing.assert_close(ours[i], function(*one))
+        results = zip(ours, function(*one), strict=True) if missing == "weight_bias" else [(ours, function(*one))]
+        for all_of_them, expected in results:
+            torch.testing.assert_close(all_of_them[i], expected)
 
 
 def test_nested_vmap():
@@ -178,6 +181,54 @@ def test_per_sample_gradients():
     for i, image in enumerate(images):
         for name, value in grad(loss)(params, image).items():
             torch.testing.assert_close(ours[name][i], value)
+
+
+# --- the bias's gradient comes with the weight's
+
+
+def _backward(wanted, **options):
+    """The gradients of the tensors at some places, the operators that backward calls, and what they were given."""
+    *args, kwargs = tensors("stride 2", requires_grad=False, **options)
+    output = grouped_conv2d(*[t.requires_grad_(i in wanted) for i, t in enumerate(args)], **kwargs)
+    grad_output = torch.randn_like(output)
+    with OperatorLog() as log:
+        grads = torch.autograd.grad(output, [args[i] for i in wanted], grad_output)
+    return grads, log.names, (grad_output, *args)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_backward_reads_grad_output_once_for_weight_and_bias(dtype):
+    grads, calls, (grad_output, image, weight, _) = _backward((0, 1, 2), dtype=dtype)
+    assert sorted(calls) == ["grouped_conv2d_grad_input", "grouped_conv2d_grad_weight_bias"]
+    operator = torch.ops.resnext_kernels.grouped_conv2d_grad_weight
+    assert torch.equal(grads[1], operator(grad_output, image, weight.shape[2:], (2, 2), (1, 1), (1, 1), 2))
+    exact, magnitude = grad_output.double().sum((0, 2, 3)), grad_output.double().abs().sum((0, 2, 3))
+    unit = torch.finfo(dtype).eps / 2
+    terms = grad_output.numel() // grad_output.shape[1]
+    sums = torch.finfo(torch.promote_types(dtype, torch.float32)).eps / 2 * (terms - 1)
+    assert ((grads[2].double() - exact).abs() <= magnitude * sums + exact.abs() * unit * 1.01).all()
+
+
+def test_backward_of_a_part_calls_no_more_than_that():
+    assert _backward((1,))[1] == ["grouped_conv2d_grad_weight"]
+    assert _backward((2,))[1] == ["aten::sum.dim_IntList"]
+    assert _backward((1, 2))[1] == ["grouped_conv2d_grad_weight_bias"]
+
+
+@pytest.mark.parametrize("which", [(0,), (1,), (0, 1)])
+def test_jvp_of_the_operator_with_two_results(which):
+    image, weight, _, kwargs = tensors("stride 1", requires_grad=False)
+    args = [torch.randn_like(F.conv2d(image, weight, **kwargs)), image]
+    op, geometry = torch.ops.resnext_kernels.grouped_conv2d_grad_weight_bias, ((3, 3), (1, 1), (1, 1), (1, 1), 4)
+    some = lambda *t: op(*[t[which.index(i)] if i in which else a for i, a in enumerate(args)], *geometry)  # noqa: E731
+    primals = tuple(args[i] for i in which)
+    tangents = tuple(torch.randn_like(t) for t in primals)
+    (_, bias), (weight_tangent, bias_tangent) = jvp(some, primals, tangents)
+    torch.testing.assert_close(bias, args[0].sum((0, 2, 3)))
+    expected = tangents[0].sum((0, 2, 3)) if 0 in which else torch.zeros_like(bias)
+    torch.testing.assert_close(bias_tangent, expected)
+    step = [some(*[p + s * t for p, t in zip(primals, tangents, strict=True)])[0] for s in (0.5, -0.5)]
+    torch.testing.assert_close(weight_tangent, step[0] - step[1])  # exact: at most quadratic
 
 
 # --- the machinery around backward

@@ -50,7 +50,8 @@ def test_graphs_hold_our_operators():
     forward, backward = graphs
     assert "resnext_kernels.grouped_conv2d.default" in forward
     assert "resnext_kernels.grouped_conv2d_grad_input.default" in backward
-    assert "resnext_kernels.grouped_conv2d_grad_weight.default" in backward
+    assert "resnext_kernels.grouped_conv2d_grad_weight_bias.default" in backward
+    assert not [name for name in backward if "sum" in name], "the bias's gradient comes with the weight's"
     assert not [name for name in forward + backward if "convolution" in name]
 
 

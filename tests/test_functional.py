@@ -6,26 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from resnext_kernels import GroupedConv2dFunction, explain, grouped_conv2d
 
-from .cases import CASES, tensors
+from .cases import CASES, OperatorLog, tensors
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-
-
-class OperatorLog(TorchDispatchMode):
-    """Collects the names of the operators that reach the backends."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.append(func.name().removeprefix("resnext_kernels::"))
-        return func(*args, **(kwargs or {}))
 
 
 def test_signature_is_conv2ds():
@@ -354,8 +341,9 @@ def test_flop_counter_agrees_with_conv2d():
             conv(input, weight, stride=2, padding=1, groups=4)
         counts.append(counter.get_total_flops())
     assert counts[0] == counts[1] == 2 * 2 * 8 * 3 * 3 * 2 * 9
+    leaves = input.requires_grad_(), weight.requires_grad_(), torch.zeros(8, requires_grad=True)
     with FlopCounterMode(display=False) as counter:
-        grouped_conv2d(input.requires_grad_(), weight.requires_grad_(), stride=2, padding=1, groups=4).sum().backward()
+        grouped_conv2d(*leaves, stride=2, padding=1, groups=4).sum().backward()
     assert counter.get_total_flops() == 3 * counts[0]
 
 
@@ -386,6 +374,7 @@ def test_device_without_kernels_gets_one_sentence():
         ("grouped_conv2d", "input", x, weight, None, *rest),
         ("grouped_conv2d_grad_input", "grad_output", x, weight, [5, 5], *rest),
         ("grouped_conv2d_grad_weight", "grad_output", x, x, [3, 3], *rest),
+        ("grouped_conv2d_grad_weight_bias", "grad_output", x, x, [3, 3], *rest),
     ):
         op = getattr(torch.ops.resnext_kernels, name).default
         expected = "has no kernel for tensors on" if why_no_cuda else f"expected {first} on a CUDA device, got cpu"

@@ -55,6 +55,9 @@ STABLE_TORCH_LIBRARY(resnext_kernels, library) {
   library.def(
       "grouped_conv2d_grad_weight(Tensor grad_output, Tensor input, SymInt[2] kernel_hw, int[2] stride, "
       "int[2] padding, int[2] dilation, SymInt groups, *, str kernel_name=\"\") -> Tensor");
+  library.def(
+      "grouped_conv2d_grad_weight_bias(Tensor grad_output, Tensor input, SymInt[2] kernel_hw, int[2] stride, "
+      "int[2] padding, int[2] dilation, SymInt groups, *, str kernel_name=\"\") -> (Tensor, Tensor)");
   library.def("_explain_cpu(str pass_name, int[] problem_shape, ScalarType dtype, bool channels_last) -> str");
   library.def("_explain_cuda(str pass_name, int[] problem_shape, ScalarType dtype, bool channels_last) -> str");
 }

@@ -6,6 +6,8 @@
 
 #include <optional>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "grouped_conv.h"
@@ -130,36 +132,62 @@ Tensor grouped_conv2d_grad_input(const Tensor& grad_output, const Tensor& weight
   return grad_input;
 }
 
+// The weight's gradient and, if asked for, the bias's by the same pass over grad_output.
 template <class Device>
-Tensor grouped_conv2d_grad_weight(const Tensor& grad_output, const Tensor& input, const Ints& kernel_hw,
-                                  const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups,
-                                  const std::string& kernel_name) {
+std::pair<Tensor, std::optional<Tensor>> grad_weight_and_bias(const Tensor& grad_output, const Tensor& input,
+                                                              const Ints& kernel_hw, const Geometry& geometry,
+                                                              const std::string& kernel_name, bool with_bias) {
   check_device<Device>(grad_output, "grad_output");
   check_pair(kernel_hw, "kernel_hw");
   STD_TORCH_CHECK(grad_output.dim() == 4 && input.dim() == 4, "expected 4-dimensional grad_output and input, got ",
                   text(sizes(grad_output)), " and ", text(sizes(input)));
+  const int64_t groups = geometry.groups;
   STD_TORCH_CHECK(groups > 0, "non-positive groups is not supported");
   STD_TORCH_CHECK(input.size(1) % groups == 0, "expected input channels to be divisible by groups=", groups,
                   ", got input of size ", text(sizes(input)));
   const Ints weight_size{grad_output.size(1), input.size(1) / groups, kernel_hw[0], kernel_hw[1]};
-  const ConvShape shape = checked_shape(sizes(input), weight_size, {stride, padding, dilation, groups});
+  const ConvShape shape = checked_shape(sizes(input), weight_size, geometry);
   check_size(grad_output, "grad_output", {shape.n, shape.k, shape.p(), shape.q()});
   check_operand(input, "input", grad_output, "grad_output");
   const Layout layout = layout_of(grad_output, input);
   const Problem problem{shape, dtype_of(grad_output.scalar_type(), "grad_output"), layout};
   Tensor grad_weight = new_output(grad_output, weight_size, layout);
-  if (grad_weight.numel() == 0) return grad_weight;
-  if (shape.n == 0) return torch::stable::zero_(grad_weight);
+  std::optional<Tensor> grad_bias;
+  if (with_bias)
+    grad_bias = torch::stable::empty({shape.k}, grad_output.scalar_type(), std::nullopt, grad_output.device());
+  if (shape.n == 0) {
+    torch::stable::zero_(grad_weight);
+    if (grad_bias) torch::stable::zero_(*grad_bias);
+    return {grad_weight, grad_bias};
+  }
 
   const Tensor dy = dense(grad_output, layout), x = dense(input, layout);
   run<Device>(WgradArgs{problem,
                         dy.const_data_ptr(),
                         x.const_data_ptr(),
                         weight_view(grad_weight.mutable_data_ptr(), grad_weight),
-                        nullptr,
+                        grad_bias ? grad_bias->mutable_data_ptr() : nullptr,
                         {}},
               kernel_name, grad_output);
-  return grad_weight;
+  return {grad_weight, grad_bias};
+}
+
+template <class Device>
+Tensor grouped_conv2d_grad_weight(const Tensor& grad_output, const Tensor& input, const Ints& kernel_hw,
+                                  const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups,
+                                  const std::string& kernel_name) {
+  const Geometry geometry{stride, padding, dilation, groups};
+  return grad_weight_and_bias<Device>(grad_output, input, kernel_hw, geometry, kernel_name, false).first;
+}
+
+template <class Device>
+std::tuple<Tensor, Tensor> grouped_conv2d_grad_weight_bias(const Tensor& grad_output, const Tensor& input,
+                                                           const Ints& kernel_hw, const Ints& stride,
+                                                           const Ints& padding, const Ints& dilation, int64_t groups,
+                                                           const std::string& kernel_name) {
+  const Geometry geometry{stride, padding, dilation, groups};
+  auto [weight, bias] = grad_weight_and_bias<Device>(grad_output, input, kernel_hw, geometry, kernel_name, true);
+  return {weight, *bias};
 }
 
 // One line per table entry: its name, a tab, and why it does not take the problem (nothing if it does).
@@ -182,6 +210,7 @@ void register_kernels(torch::stable::detail::StableLibrary& library) {
   library.impl("grouped_conv2d", TORCH_BOX(&grouped_conv2d<Device>));
   library.impl("grouped_conv2d_grad_input", TORCH_BOX(&grouped_conv2d_grad_input<Device>));
   library.impl("grouped_conv2d_grad_weight", TORCH_BOX(&grouped_conv2d_grad_weight<Device>));
+  library.impl("grouped_conv2d_grad_weight_bias", TORCH_BOX(&grouped_conv2d_grad_weight_bias<Device>));
 }
 
 }  // namespace resnext::binding

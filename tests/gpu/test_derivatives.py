@@ -55,12 +55,15 @@ def test_values_and_gradients_equal_conv2d_on_the_cpu(case, memory_format, devic
 def test_opcheck(case, dtype, device):
     (input, weight, bias), kwargs = on(device, case, dtype=dtype)
     pairs, groups = pairs_of(kwargs), kwargs["groups"]
-    ours = [op.default for op in OPERATOR.values()]
+    ours = [
+        *(op.default for op in OPERATOR.values()),
+        torch.ops.resnext_kernels.grouped_conv2d_grad_weight_bias.default,
+    ]
     for image in (input, input.detach().to(memory_format=torch.channels_last).requires_grad_()):
         output = ours[0](image, weight, bias, *pairs, groups).detach().requires_grad_()
         # Registration, fakes and dispatch; values and derivatives are compared elsewhere, with bounds that fit dtypes.
         tests = ("test_schema", "test_autograd_registration", "test_faketensor")
-        calls = (image, weight, bias), (output, weight, image.shape[2:]), (output, image, weight.shape[2:])
+        calls = (image, weight, bias), (output, weight, image.shape[2:]), *[(output, image, weight.shape[2:])] * 2
         for op, arguments in zip(ours, calls, strict=True):
             torch.library.opcheck(op, (*arguments, *pairs, groups), test_utils=tests)
 
