@@ -1,4 +1,4 @@
-"""What several test files share: convolution problems as (input size, weight size, keyword arguments), an operator log."""
+"""What test files share: convolution problems as (input size, weight size, keyword arguments), and an operator log."""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
