@@ -71,8 +71,8 @@ if TESTING:
     sources = ["csrc/testing/cuda_emulated.cpp", *glob("csrc/simt/**/*.cpp", recursive=True)]
     extensions += [Extension("resnext_kernels._testing_cuda", sources, extra_compile_args=flags + emulated, **common)]
 cpu_libraries = []  # static, without torch, one per instruction set; a file's name ends in the set it is compiled for
-avx512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
-for isa, flags in {"": [], "_avx2": ["-mavx2", "-mfma", "-mf16c"], "_avx512": avx512}.items():
+avx2, avx512 = ["-mavx2", "-mfma", "-mf16c"], ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
+for isa, flags in {"": [], "_avx2": avx2, "_avx512": avx512, "_avx512bf16": [*avx512, "-mavx512bf16"]}.items():
     sources = [source for source in glob(f"csrc/cpu/*{isa}.cpp") if isa or "_avx" not in source]
     build = {"sources": sources, "include_dirs": ["csrc"], "cflags": [*CXX, "-Wextra", *flags]}
     cpu_libraries += [(f"resnext_cpu{isa}", {**build, "obj_deps": {"": headers}})]

@@ -1,6 +1,8 @@
 """Times every grouped layer of a ResNeXt, this package against torch.nn.functional.conv2d, and prints the ratios.
 
-    python benchmarks/bench_conv.py [--network resnext50_32x4d] [--batch 1 16] [--passes fprop dgrad wgrad]
+    python benchmarks/bench_conv.py [--network resnext50_32x4d] [--dtype bfloat16] [--batch 1 16] [--passes fprop dgrad]
+
+The network "other" is none: RegNet's and other widths of groups, odd maps, unequal inputs and outputs.
 
 Each call is the whole operator: output allocated and weights packed inside, as a training step does it. The two
 rivals take turns call by call, so that whatever else the machine does falls on both, and a call counts only if all
@@ -29,6 +31,14 @@ from resnext_kernels import explain, problems
 LAYOUTS = {"NHWC": torch.channels_last, "NCHW": torch.contiguous_format}
 OPS = torch.ops.resnext_kernels
 NETWORKS = ("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d")
+OTHER = tuple(
+    problems.Problem(1, width * groups, side, side, outputs * groups, groups=groups, stride=(stride, stride))
+    for width, outputs, groups, side, stride in (
+        *((2, 2, 48, 56, 1), (3, 3, 32, 35, 1), (6, 6, 32, 28, 2), (12, 12, 16, 28, 1), (14, 14, 16, 28, 2)),
+        *((24, 24, 5, 56, 2), (24, 24, 10, 28, 1), (40, 40, 12, 14, 1), (48, 48, 7, 14, 1), (56, 56, 8, 13, 1)),
+        *((4, 4, 32, 100, 1), (8, 8, 32, 35, 2), (16, 16, 32, 13, 1), (4, 8, 32, 35, 1), (64, 32, 4, 13, 1)),
+    )
+)
 SHARE_OF_WALL_TIME = 0.94
 FEWEST_CALLS = 5
 
@@ -78,7 +88,7 @@ def interleave(calls: tuple[Callable, ...], threads: int, seconds: float) -> tup
 
 def measure(arguments: argparse.Namespace, progress: Progress):
     """Yields a row for each layer, batch, layout and pass."""
-    layers = getattr(problems, arguments.network)
+    layers = OTHER if arguments.network == "other" else getattr(problems, arguments.network)
     total = len(layers) * len(arguments.batch) * len(arguments.layouts) * len(arguments.passes)
     task = progress.add_task("layers", total=total)
     dtype = getattr(torch, arguments.dtype)
@@ -90,9 +100,10 @@ def measure(arguments: argparse.Namespace, progress: Progress):
                     theirs, ours, kernel = rivals(problem, op, layout, dtype)
                     times, disturbed = interleave((theirs, ours), arguments.threads, arguments.seconds)
                     progress.advance(task)
-                    width = problem.c // problem.groups
+                    width, outputs = problem.c // problem.groups, problem.k // problem.groups
+                    widths = f"{width}" if width == outputs else f"{width}->{outputs}"
                     row = {
-                        "layer": f"{problem.c}/{width} {problem.h}x{problem.w} s{problem.stride[0]}",
+                        "layer": f"{problem.c}/{widths} {problem.h}x{problem.w} s{problem.stride[0]}",
                         "group_width": width,
                         "batch": batch,
                         "layout": layout,
@@ -163,7 +174,7 @@ def cpu_name() -> str:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", choices=NETWORKS, default="resnext50_32x4d")
+    parser.add_argument("--network", choices=[*NETWORKS, "other"], default="resnext50_32x4d")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     parser.add_argument("--passes", nargs="+", choices=["fprop", "dgrad", "wgrad"], default=["fprop", "dgrad", "wgrad"])

@@ -27,14 +27,15 @@
 namespace resnext::cpu {
 namespace {
 
-// What the sum reads and writes: a tensor of floats, or tiles in scratch. Channels lie next to each other.
+// What the sum reads and writes: a tensor, or tiles in scratch. Channels lie next to each other; what is counted in
+// elements of the source is counted in pairs if a lane holds two.
 struct Maps {
   const float* source;  // row `source_first`
   float* target;        // row `target_first`
   int64_t source_first, target_first;
   int64_t source_rows, source_columns, target_columns;
   int64_t source_stride, target_stride;  // from pixel to pixel, in elements; rows follow one another
-  int64_t channels;                      // of the source in a group, a multiple of four
+  int64_t channels;                      // of the source in a group, in elements
   bool prefetch;                         // the maps come from memory, not from cache
   bool stream;                           // the target is aligned, and too large to be worth a place in cache
 };
@@ -103,23 +104,25 @@ struct BlockPlace {
 // As many channels are spread at a time as there are registers for their weights.
 constexpr int channels_at_once = lanes == 16 ? 4 : 1;
 
-// Adds four channels of one row of taps to the sums of a block.
-template <class Walk, int slot, int steps, int targets>
+// Adds these elements of one row of taps to the sums of a block.
+template <class Walk, int slot, int per_lane, int steps, int targets>
 [[gnu::always_inline]] inline void add_channels(const float* pixels, int64_t pixel_stride, const float* weights,
                                                 const BlockPlace& place, Vec (&sums)[targets]) {
-  constexpr int sources = Walk::sources(steps), at_once = channels_at_once;
-  unroll<4 / at_once>([&](auto part) RESNEXT_INLINE {
+  constexpr int elements = elements_at_once<slot, per_lane>, at_once = std::min(elements, channels_at_once);
+  constexpr int sources = Walk::sources(steps);
+  unroll<elements / at_once>([&](auto part) RESNEXT_INLINE {
     constexpr int channel = part * at_once;
     Vec weight[at_once * 3];
-    unroll<at_once * 3>([&](auto i) RESNEXT_INLINE { weight[i] = load(weights + (channel * 3 + i) * lanes); });
+    unroll<at_once * 3>([&](auto i)
+                            RESNEXT_INLINE { weight[i] = load(weights + ((channel + i / 3) * 9 + i % 3) * lanes); });
     const float* pixel = opaque(pixels);
     unroll<sources>([&](auto source) RESNEXT_INLINE {
       if (!((source == 0 && place.skip_first) || (source == sources - 1 && place.skip_last))) {
         unroll<at_once>([&](auto j) RESNEXT_INLINE {
-          const Vec x = spread<slot, channel + j>(pixel);
+          const Vec x = spread<slot, per_lane, channel + j>(pixel);
           unroll<3>([&](auto s) RESNEXT_INLINE {
             constexpr int target = Walk::target(source, s, steps);
-            if constexpr (target >= 0) sums[target] += x * weight[j * 3 + s];
+            if constexpr (target >= 0) sums[target] = multiply_add<per_lane>(sums[target], x, weight[j * 3 + s]);
           });
         });
       }
@@ -151,7 +154,7 @@ struct VectorPlace {
 };
 
 // Computes `steps` steps of one row of targets, for one vector of channels.
-template <class Walk, int slot, int steps>
+template <class Walk, int slot, int per_lane, int steps>
 [[gnu::noinline]] void sum_block(const Maps& maps, const TapRows& taps, const VectorPlace& vector, BlockPlace place,
                                  float* target, int64_t targets_inside) {
   constexpr int targets = steps * Walk::step_targets;
@@ -159,9 +162,10 @@ template <class Walk, int slot, int steps>
   unroll<targets>([&](auto i) RESNEXT_INLINE { sums[i] = vector.start; });
   for (int row = 0; row < taps.count; ++row) {
     const float* pixels = taps.rows[row].source + place.first_source * maps.source_stride + vector.source_channel;
-    const float* weights = vector.weights + taps.rows[row].r * maps.channels * 3 * lanes;
-    for (int64_t channel = 0; channel < maps.channels; channel += 4)
-      add_channels<Walk, slot, steps>(pixels + channel, maps.source_stride, weights + channel * 3 * lanes, place, sums);
+    const float* weights = vector.weights + taps.rows[row].r * 3 * lanes;
+    for (int64_t channel = 0; channel < maps.channels; channel += elements_at_once<slot, per_lane>)
+      add_channels<Walk, slot, per_lane, steps>(pixels + channel, maps.source_stride, weights + channel * 9 * lanes,
+                                                place, sums);
   }
   target += vector.target_channel;
   unroll<targets>([&](auto i) RESNEXT_INLINE {
@@ -193,7 +197,7 @@ constexpr int largest_block = lanes == 16               ? 14 / Walk::step_target
 
 // One row of targets for the vectors [begin, end): blocks as long as registers allow, the last one pushed back to end
 // with the row. `vector_place` tells a vector's VectorPlace.
-template <class Walk, int slot, class Vectors>
+template <class Walk, int slot, int per_lane, class Vectors>
 void sum_row(const Maps& maps, int64_t target_row, int64_t begin, int64_t end, const Vectors& vector_place) {
   const TapRows taps = tap_rows<Walk>(maps, target_row);
   const int64_t steps = Walk::steps(maps);
@@ -208,7 +212,7 @@ void sum_row(const Maps& maps, int64_t target_row, int64_t begin, int64_t end, c
       if (maps.prefetch)
         prefetch_block<Walk>(maps, target_row, vector, first_source, Walk::sources(size), block_target,
                              size * Walk::step_targets);
-      sum_block<Walk, slot, size>(maps, taps, vector, place, block_target, maps.target_columns - column);
+      sum_block<Walk, slot, per_lane, size>(maps, taps, vector, place, block_target, maps.target_columns - column);
     }
     return step + size;
   };

@@ -12,20 +12,7 @@ using Stored = std::conditional_t<dtype == DType::f32, float, std::conditional_t
 }  // namespace
 }  // namespace resnext::cpu
 
-// The entries of one instruction set, for the types and slots that the tables list.
-#define RESNEXT_DEFINE_DIRECT_ENTRY(dtype, slot)                                     \
-  template int64_t fprop_workspace<DType::dtype, slot>(const Problem&, int threads); \
-  template int64_t dgrad_workspace<DType::dtype, slot>(const Problem&, int threads); \
-  template int64_t wgrad_workspace<DType::dtype, slot>(const Problem&, int threads); \
-  template void fprop<DType::dtype, slot>(const FpropArgs&);                         \
-  template void dgrad<DType::dtype, slot>(const DgradArgs&);                         \
-  template void wgrad<DType::dtype, slot>(const WgradArgs&);
-
-#define RESNEXT_DEFINE_DIRECT_SLOT(slot)  \
-  RESNEXT_DEFINE_DIRECT_ENTRY(f32, slot)  \
-  RESNEXT_DEFINE_DIRECT_ENTRY(bf16, slot) \
-  RESNEXT_DEFINE_DIRECT_ENTRY(f16, slot)
-
+// The functions of one instruction set.
 #define RESNEXT_DEFINE_DIRECT(isa)                                       \
   namespace resnext::cpu::isa {                                          \
   static_assert(vector_lanes == lanes, "compiled with other flags");     \
@@ -53,6 +40,15 @@ using Stored = std::conditional_t<dtype == DType::f32, float, std::conditional_t
   void wgrad(const WgradArgs& args) {                                    \
     run_wgrad<Stored<dtype>, slot>(args);                                \
   }                                                                      \
-  RESNEXT_DEFINE_DIRECT_SLOT(4)                                          \
-  RESNEXT_DEFINE_DIRECT_SLOT(8)                                          \
   }
+
+// The entries for one type and slot, one or all passes.
+#define RESNEXT_DIRECT_ENTRY(isa, pass, Args, dtype, slot)                                                   \
+  template int64_t resnext::cpu::isa::pass##_workspace<resnext::DType::dtype, slot>(const resnext::Problem&, \
+                                                                                    int threads);            \
+  template void resnext::cpu::isa::pass<resnext::DType::dtype, slot>(const resnext::Args&);
+
+#define RESNEXT_DIRECT_ENTRIES(isa, dtype, slot)           \
+  RESNEXT_DIRECT_ENTRY(isa, fprop, FpropArgs, dtype, slot) \
+  RESNEXT_DIRECT_ENTRY(isa, dgrad, DgradArgs, dtype, slot) \
+  RESNEXT_DIRECT_ENTRY(isa, wgrad, WgradArgs, dtype, slot)

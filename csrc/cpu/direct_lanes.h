@@ -59,6 +59,8 @@ struct Lanes {
 template <int slot>
 class Gaps {
  public:
+  Gaps() = default;
+
   explicit Gaps(const Lanes<slot>& map) : any_(map.has_gaps()) {
     const int width = static_cast<int>(std::min<int64_t>(map.width, slot));
     for (int lane = 0; lane < lanes; ++lane) {
@@ -83,6 +85,7 @@ struct Tensor {
   Layout layout;
   int64_t rows, columns;
   Lanes<slot> map;
+  Gaps<slot> gaps;
 
   int64_t pixels() const { return rows * columns; }
 
@@ -117,20 +120,19 @@ template <class T>
   transpose(vectors);
 }
 
-// Copies a part to scratch: pixels of `part.vectors` vectors.
-template <class T, int slot>
-[[gnu::noinline]] void load_pixels(const Tensor<const T, slot>& tensor, const Part& part, bool prefetch, float* to) {
-  const Gaps<slot> gaps(tensor.map);
+// Copies a part to scratch: pixels of `part.vectors` vectors of floats or, for pairs, of bfloat16 as they are.
+template <class T, int slot, class S>
+[[gnu::noinline]] void load_pixels(const Tensor<const T, slot>& tensor, const Part& part, bool prefetch, S* to) {
   const int64_t stride = part.vectors * lanes;
   for (int64_t i = 0; i < part.vectors; ++i) {
     const int64_t channel = tensor.map.first_channel(part.first_vector + i), plane_stride = tensor.channel_stride();
     const int count = tensor.map.count(part.first_vector + i);
     const T* from = tensor.at(part.image, channel, part.first_row);
-    float* vector = to + i * lanes;
+    S* vector = to + i * lanes;
     if (tensor.layout == Layout::nhwc) {
       for (int64_t pixel = 0; pixel < part.rows * tensor.columns; ++pixel, vector += stride) {
         if (prefetch) __builtin_prefetch(from + stride, 0, 2);  // the next part's pixel
-        store(vector, gaps.open(load_part(from, count)));
+        store(vector, tensor.gaps.open(load_part(from, count)));
         from += tensor.map.channels();
       }
       continue;
@@ -140,7 +142,7 @@ template <class T, int slot>
       Vec tile[lanes];
       load_planes(from, plane_stride, count, now, tile);
       unroll<lanes>([&](auto j) RESNEXT_INLINE {
-        if (j < now) store(vector, gaps.open(tile[j]));
+        if (j < now) store(vector, tensor.gaps.open(tile[j]));
         vector = opaque(vector + stride);
       });
     }
@@ -150,7 +152,6 @@ template <class T, int slot>
 // Copies scratch to a part, rounded.
 template <class T, int slot>
 [[gnu::noinline]] void store_pixels(const float* from, const Part& part, const Tensor<T, slot>& tensor) {
-  const Gaps<slot> gaps(tensor.map);
   const int64_t stride = part.vectors * lanes;
   for (int64_t i = 0; i < part.vectors; ++i) {
     const int64_t channel = tensor.map.first_channel(part.first_vector + i), plane_stride = tensor.channel_stride();
@@ -160,14 +161,14 @@ template <class T, int slot>
     if (tensor.layout == Layout::nhwc) {
       for (int64_t pixel = 0; pixel < part.rows * tensor.columns;
            ++pixel, vector += stride, to += tensor.map.channels())
-        store_part(to, gaps.close(load(vector)), count);
+        store_part(to, tensor.gaps.close(load(vector)), count);
       continue;
     }
     for (int64_t pixels = part.rows * tensor.columns; pixels > 0; pixels -= lanes, to += lanes) {
       const int now = static_cast<int>(std::min<int64_t>(pixels, lanes));
       Vec tile[lanes];
       unroll<lanes>([&](auto j) RESNEXT_INLINE {
-        tile[j] = j < now ? gaps.close(load(vector)) : Vec{};
+        tile[j] = j < now ? tensor.gaps.close(load(vector)) : Vec{};
         vector = opaque(vector + stride);
       });
       transpose(tile);

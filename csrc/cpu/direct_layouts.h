@@ -2,11 +2,11 @@
 #include "direct.h"
 #include "direct_lanes.h"
 
-// fprop and dgrad over whole tensors, in one of two ways:
-//
-//   in place   NHWC tensors of floats whose groups need no padded lanes to be read: the sum reads and writes them
-//   by tiles   all others (NCHW, 16-bit types, padded lanes): rows of some channels are brought to cache as vectors of
-//              floats (direct_lanes.h), summed there, and copied back
+// fprop and dgrad over whole tensors, cut into tiles: some channels of some rows. The sum reads pixels of NHWC where
+// they lie if it can multiply them as they are: their type is float (or bfloat16, where pairs of it are multiplied),
+// and their groups fill the lanes that are read. Otherwise (NCHW, other types, padded lanes) a tile is brought to cache
+// first, as vectors of floats (direct_lanes.h), and so is the target if it is not NHWC of floats, to be copied from
+// there.
 namespace resnext::cpu {
 namespace {
 
@@ -21,7 +21,10 @@ struct Sum {
   bool lanes_are_inputs, flip;
   Launch launch;
 
-  PackPlan<slot> pack_plan() const { return {target.map, source.map.width, lanes_are_inputs, flip}; }
+  PackPlan<slot> pack_plan() const {
+    const int64_t channels = summed_channels<slot, per_lane<T>>(source.map.width);
+    return {target.map, source.map.width, channels, per_lane<T>, lanes_are_inputs, flip};
+  }
   int64_t target_bytes() const { return images * target.map.channels() * target.pixels() * int64_t(sizeof(T)); }
   int64_t source_bytes() const { return images * source.map.channels() * source.pixels() * int64_t(sizeof(T)); }
 };
@@ -32,14 +35,6 @@ constexpr int64_t cached_bytes = 8 << 20;
 template <class T, int slot>
 bool comes_from_memory(const Sum<T, slot>& sum) {
   return sum.source_bytes() + sum.target_bytes() > cached_bytes;
-}
-
-// Stores that pass the caches by save reading the target, but leave nothing for the next layer to find there: only for
-// targets that would push each other out anyway.
-template <class T, int slot>
-bool worth_streaming(const Sum<T, slot>& sum) {
-  return lanes == 16 && sum.target_bytes() > cached_bytes && sum.target.map.is_full() &&
-         reinterpret_cast<uintptr_t>(sum.target.data) % sizeof(Vec) == 0;
 }
 
 // The part of [0, count) that falls to the calling thread of a team.
@@ -54,54 +49,14 @@ inline Share thread_share(int64_t count) {
 
 template <class T, int slot>
 Vec start_value(const Sum<T, slot>& sum, int64_t vector) {
-  const Lanes<slot>& map = sum.target.map;
-  return sum.bias ? Gaps<slot>(map).open(load_part(sum.bias + map.first_channel(vector), map.count(vector))) : Vec{};
-}
-
-template <class T, int slot>
-bool is_in_place(const Sum<T, slot>& sum) {
-  if (!std::is_same_v<T, float> || sum.source.layout != Layout::nhwc) return false;
-  if (slot == lanes) return sum.source.map.width % 4 == 0;
-  return sum.source.map.is_full() && sum.target.map.is_full();
-}
-
-// One unit is one row of targets for a block of channels: all of them where groups are narrow, else as many as keep
-// their weights in the second-level cache. Consecutive units are consecutive rows, which share source rows.
-template <class Walk, int slot>
-void sum_in_place(const Sum<float, slot>& sum, const float* packed) {
-  const Lanes<slot>&from = sum.source.map, &to = sum.target.map;
-  const int64_t packed_size = sum.pack_plan().order().size(), vectors = to.vectors(), cached_floats = 150 * 1024;
-  const int64_t block_vectors =
-      to.width <= 16 ? vectors : std::clamp<int64_t>(cached_floats / packed_size, 1, 256 / lanes);
-  const int64_t blocks = (vectors + block_vectors - 1) / block_vectors, rows = sum.target.rows;
-  const Share share = thread_share(sum.images * blocks * rows);
-  const bool stream = worth_streaming(sum);
-  const auto vector_place = [&](int64_t vector) {
-    const int64_t source_channel = from.first_channel(vector / to.vectors_per_group() * from.vectors_per_group());
-    return VectorPlace{source_channel, packed + vector * packed_size, start_value(sum, vector),
-                       to.first_channel(vector), to.count(vector)};
-  };
-  for (int64_t unit = share.begin; unit < share.end; ++unit) {
-    const int64_t row = unit % rows, block = unit / rows % blocks, image = unit / rows / blocks;
-    const Maps maps{sum.source.at(image, 0, 0),
-                    sum.target.at(image, 0, 0),
-                    0,
-                    0,
-                    sum.source.rows,
-                    sum.source.columns,
-                    sum.target.columns,
-                    from.channels(),
-                    to.channels(),
-                    from.width,
-                    comes_from_memory(sum),
-                    stream};
-    sum_row<Walk, slot>(maps, row, block * block_vectors, std::min((block + 1) * block_vectors, vectors), vector_place);
-  }
-  if (stream) _mm_sfence();  // the caller's other threads must see what was streamed
+  const Tensor<T, slot>& target = sum.target;
+  if (!sum.bias) return Vec{};
+  return target.gaps.open(load_part(sum.bias + target.map.first_channel(vector), target.map.count(vector)));
 }
 
 // How a sum is cut into tiles, from its shape alone. A unit is a group, or as many groups as share a vector.
 struct TilePlan {
+  bool source_in_place, target_in_place;
   int64_t units, blocks;                   // units of a block, blocks of an image
   int64_t source_vectors, target_vectors;  // of a block
   int64_t rows, tiles;                     // target rows of a tile, tiles of an image
@@ -110,30 +65,56 @@ struct TilePlan {
   int64_t scratch() const { return source_floats + target_floats; }
 };
 
+// Units of a block that is read in place: all of them where groups are narrow, so that whole pixels are read, else as
+// many as keep their weights in the second-level cache.
+template <class T, int slot>
+int64_t units_in_place(const Sum<T, slot>& sum) {
+  constexpr int64_t cached_floats = 150 * 1024, most_channels = 256;
+  const Lanes<slot>& map = sum.target.map;
+  if (map.width <= 16) return map.units();
+  const int64_t vectors = std::clamp<int64_t>(cached_floats / sum.pack_plan().vector_size(), 1, most_channels / lanes);
+  return std::clamp<int64_t>(vectors / map.vectors_per_group(), 1, map.units());
+}
+
 template <class Walk, class T, int slot>
 TilePlan tile_plan(const Sum<T, slot>& sum) {
   constexpr int64_t cached_floats = 128 * 1024, line_channels = 64, fewest_rows = 8;
   const Lanes<slot>&from = sum.source.map, &to = sum.target.map;
+  const bool nhwc = sum.source.layout == Layout::nhwc;
   TilePlan plan{};
+  plan.source_in_place = nhwc && sizeof(T) * per_lane<T> == sizeof(float) &&
+                         (slot == lanes ? from.width == sum.pack_plan().channels : from.is_full());
+  plan.target_in_place = plan.source_in_place && std::is_same_v<T, float> && (slot == lanes || to.is_full());
   const auto floats = [&](int64_t rows) {
     const int64_t source_rows = std::min(sum.source.rows, Walk::last_source_row(rows) - Walk::first_source_row(0) + 1);
-    plan.source_floats = source_rows * sum.source.columns * plan.units * from.vectors_per_group() * lanes;
-    plan.target_floats = rows * sum.target.columns * plan.units * to.vectors_per_group() * lanes;
+    const int64_t source_pixels = plan.source_in_place ? 0 : source_rows * sum.source.columns;
+    const int64_t target_pixels = plan.target_in_place ? 0 : rows * sum.target.columns;
+    plan.source_floats = source_pixels * plan.units * from.vectors_per_group() * lanes / per_lane<T>;
+    plan.target_floats = target_pixels * plan.units * to.vectors_per_group() * lanes;
     return plan.scratch();
   };
-  // In NHWC a block takes whole lines of cache, unless a few rows of them would not fit into it.
-  plan.units = sum.source.layout == Layout::nchw
-                   ? 1
-                   : std::clamp<int64_t>(line_channels / lanes / from.vectors_per_group(), 1, from.units());
-  while (plan.units > 1 && floats(fewest_rows) > cached_floats) --plan.units;
-  plan.rows = sum.target.rows;
-  while (plan.rows > 1 && floats(plan.rows) > cached_floats) plan.rows = (plan.rows + 1) / 2;
+  plan.rows = plan.source_in_place ? 1 : sum.target.rows;
+  if (plan.source_in_place) {
+    plan.units = units_in_place(sum);
+  } else {  // in NHWC a block takes whole lines of cache, unless a few rows of them would not fit into it
+    plan.units = nhwc ? std::clamp<int64_t>(line_channels / lanes / from.vectors_per_group(), 1, from.units()) : 1;
+    while (plan.units > 1 && floats(fewest_rows) > cached_floats) --plan.units;
+    while (plan.rows > 1 && floats(plan.rows) > cached_floats) plan.rows = (plan.rows + 1) / 2;
+  }
   floats(plan.rows);
   plan.tiles = (sum.target.rows + plan.rows - 1) / plan.rows;
   plan.blocks = (from.units() + plan.units - 1) / plan.units;
   plan.source_vectors = plan.units * from.vectors_per_group();
   plan.target_vectors = plan.units * to.vectors_per_group();
   return plan;
+}
+
+// Stores that pass the caches by save reading the target, but leave nothing for the next layer to find there: only for
+// targets that would push each other out anyway.
+template <class T, int slot>
+bool worth_streaming(const Sum<T, slot>& sum, const TilePlan& plan) {
+  return lanes == 16 && plan.target_in_place && sum.target_bytes() > cached_bytes && sum.target.map.is_full() &&
+         reinterpret_cast<uintptr_t>(sum.target.data) % sizeof(Vec) == 0;
 }
 
 // Asks for `step` of `steps` of the memory of a part, if it lies together: whole planes.
@@ -168,68 +149,94 @@ TileParts tile_parts(const Sum<T, slot>& sum, const TilePlan& plan, int64_t inde
           part(sum.target.map, plan.target_vectors, first, last)};
 }
 
+// Scratch for the source: floats, or pairs.
+template <class T>
+auto source_scratch(float* scratch) {
+  return reinterpret_cast<std::conditional_t<per_lane<T> == 2, T, float>*>(scratch);
+}
+
+// What the sum of one tile reads and writes.
+template <class T, int slot>
+Maps tile_maps(const Sum<T, slot>& sum, const TilePlan& plan, const TileParts& parts, float* scratch) {
+  Maps maps{};
+  maps.source = scratch;
+  maps.source_first = parts.source.first_row;
+  maps.source_stride = parts.source.vectors * lanes / per_lane<T>;
+  if (plan.source_in_place) {
+    maps.source = reinterpret_cast<const float*>(sum.source.at(parts.source.image, 0, 0));
+    maps.source_first = 0;
+    maps.source_stride = sum.source.map.channels() / per_lane<T>;
+  }
+  maps.target = scratch + plan.source_floats;
+  maps.target_first = parts.target.first_row;
+  maps.target_stride = parts.target.vectors * lanes;
+  if (plan.target_in_place) {
+    maps.target = reinterpret_cast<float*>(sum.target.at(parts.target.image, 0, 0));
+    maps.target_first = 0;
+    maps.target_stride = sum.target.map.channels();
+  }
+  maps.source_rows = sum.source.rows;
+  maps.source_columns = sum.source.columns;
+  maps.target_columns = sum.target.columns;
+  maps.channels = sum.pack_plan().channels / per_lane<T>;
+  maps.prefetch = plan.source_in_place && comes_from_memory(sum);
+  maps.stream = worth_streaming(sum, plan);
+  return maps;
+}
+
 template <class Walk, class T, int slot>
-void sum_by_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const float* packed, float* scratch) {
+void sum_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const float* packed, float* scratch) {
   const Lanes<slot>&from = sum.source.map, &to = sum.target.map;
-  const PackedOrder order = sum.pack_plan().order();
+  const int64_t vector_size = sum.pack_plan().vector_size();
   const Share share = thread_share(sum.images * plan.blocks * plan.tiles);
   const bool prefetch = comes_from_memory(sum);
-  float* target = scratch + plan.source_floats;
   for (int64_t index = share.begin; index < share.end; ++index) {
-    const auto [source_part, target_part] = tile_parts<Walk>(sum, plan, index);
+    const TileParts parts = tile_parts<Walk>(sum, plan, index);
     const Part next = tile_parts<Walk>(sum, plan, std::min(index + 1, share.end - 1)).source;
-    load_pixels(sum.source, source_part, prefetch, scratch);
-    const Maps maps{scratch,
-                    target,
-                    source_part.first_row,
-                    target_part.first_row,
-                    sum.source.rows,
-                    sum.source.columns,
-                    sum.target.columns,
-                    source_part.vectors * lanes,
-                    target_part.vectors * lanes,
-                    order.channels,
-                    false,
-                    false};
+    const Maps maps = tile_maps(sum, plan, parts, scratch);
+    if (!plan.source_in_place) load_pixels(sum.source, parts.source, prefetch, source_scratch<T>(scratch));
     const auto vector_place = [&](int64_t i) {
-      const int64_t vector = target_part.first_vector + i;
+      const int64_t vector = parts.target.first_vector + i;
       const int64_t source_vector = i / to.vectors_per_group() * from.vectors_per_group();
-      return VectorPlace{source_vector * lanes, packed + vector * order.size(), start_value(sum, vector), i * lanes,
-                         lanes};
+      const int64_t source_channel =
+          plan.source_in_place ? from.first_channel(parts.source.first_vector + source_vector) : source_vector * lanes;
+      return VectorPlace{source_channel / per_lane<T>, packed + vector * vector_size, start_value(sum, vector),
+                         plan.target_in_place ? to.first_channel(vector) : i * lanes,
+                         plan.target_in_place ? to.count(vector) : lanes};
     };
-    for (int64_t i = 0; i < target_part.rows; ++i) {
+    for (int64_t i = 0; i < parts.target.rows; ++i) {
       if (prefetch) {
-        prefetch_planes<true>(sum.target, target_part, i, target_part.rows);
-        prefetch_planes<false>(sum.source, next, i, target_part.rows);
+        prefetch_planes<true>(sum.target, parts.target, i, parts.target.rows);
+        prefetch_planes<false>(sum.source, next, i, parts.target.rows);
       }
-      sum_row<Walk, slot>(maps, target_part.first_row + i, 0, target_part.vectors, vector_place);
+      sum_row<Walk, slot, per_lane<T>>(maps, parts.target.first_row + i, 0, parts.target.vectors, vector_place);
     }
-    store_pixels(target, target_part, sum.target);
+    if (!plan.target_in_place) store_pixels(maps.target, parts.target, sum.target);
   }
+  if (worth_streaming(sum, plan)) _mm_sfence();  // the caller's other threads must see what was streamed
+}
+
+// Scratch of one thread: a tile, and before that a vector's weights.
+template <class T, int slot>
+int64_t scratch_floats(const Sum<T, slot>& sum, const TilePlan& plan) {
+  return std::max(plan.scratch(), per_lane<T> == 2 ? packed_size(sum.pack_plan().channels) : 0);
 }
 
 template <class Walk, class T, int slot>
 int64_t sum_workspace(const Sum<T, slot>& sum, int threads) {
-  const int64_t scratch = is_in_place(sum) ? 0 : tile_plan<Walk>(sum).scratch();
-  return (sum.pack_plan().size() + threads * scratch) * sizeof(float);
+  return (sum.pack_plan().size() + threads * scratch_floats(sum, tile_plan<Walk>(sum))) * sizeof(float);
 }
 
 template <class Walk, class T, int slot>
 void run_sum(const Sum<T, slot>& sum) {
   float* packed = static_cast<float*>(sum.launch.workspace);
+  const PackPlan<slot> pack_plan = sum.pack_plan();
   const TilePlan plan = tile_plan<Walk>(sum);
 #pragma omp parallel num_threads(sum.launch.threads)
   {
-    pack<T>(sum.pack_plan(), sum.weight, packed);
-    float* scratch = packed + sum.pack_plan().size() + omp_get_thread_num() * plan.scratch();
-    if constexpr (std::is_same_v<T, float>) {
-      if (is_in_place(sum))
-        sum_in_place<Walk>(sum, packed);
-      else
-        sum_by_tiles<Walk>(sum, plan, packed, scratch);
-    } else {
-      sum_by_tiles<Walk>(sum, plan, packed, scratch);
-    }
+    float* scratch = packed + pack_plan.size() + omp_get_thread_num() * scratch_floats(sum, plan);
+    pack<T>(pack_plan, sum.weight, scratch, packed);
+    sum_tiles<Walk>(sum, plan, packed, scratch);
   }
 }
 
@@ -237,13 +244,15 @@ void run_sum(const Sum<T, slot>& sum) {
 template <int slot, class T>
 Tensor<T, slot> input_tensor(const Problem& problem, T* data) {
   const ConvShape& shape = problem.shape;
-  return {data, problem.layout, shape.h, shape.w, {shape.c_per_group(), shape.groups}};
+  const Lanes<slot> map{shape.c_per_group(), shape.groups};
+  return {data, problem.layout, shape.h, shape.w, map, Gaps<slot>(map)};
 }
 
 template <int slot, class T>
 Tensor<T, slot> output_tensor(const Problem& problem, T* data) {
   const ConvShape& shape = problem.shape;
-  return {data, problem.layout, shape.p(), shape.q(), {shape.k_per_group(), shape.groups}};
+  const Lanes<slot> map{shape.k_per_group(), shape.groups};
+  return {data, problem.layout, shape.p(), shape.q(), map, Gaps<slot>(map)};
 }
 
 template <class T, int slot>

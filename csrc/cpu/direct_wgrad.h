@@ -41,11 +41,11 @@ template <int slot, int stride>
 class RowSums {
  public:
   [[gnu::always_inline]] void begin(const float* packed, bool first) {
-    unroll<count>([&](auto i) RESNEXT_INLINE { sums_[i] = first ? Vec{} : load(packed + i * lanes); });
+    unroll<count>([&](auto i) RESNEXT_INLINE { sums_[i] = first ? Vec{} : load(packed + packed_place(i / 3, i % 3)); });
   }
 
   [[gnu::always_inline]] void end(float* packed) const {
-    unroll<count>([&](auto i) RESNEXT_INLINE { store(packed + i * lanes, sums_[i]); });
+    unroll<count>([&](auto i) RESNEXT_INLINE { store(packed + packed_place(i / 3, i % 3), sums_[i]); });
   }
 
   // One row of grad_output and the input row, of pixels `pixel` elements apart, that it meets by the taps r.
@@ -62,7 +62,7 @@ class RowSums {
 
   template <int s>
   [[gnu::always_inline]] void add(const float* input, Vec grad) {
-    unroll<wgrad_channels>([&](auto j) RESNEXT_INLINE { sums_[j * 3 + s] += spread<slot, j>(input) * grad; });
+    unroll<wgrad_channels>([&](auto j) RESNEXT_INLINE { sums_[j * 3 + s] += spread<slot, 1, j>(input) * grad; });
   }
 
   // Input column w meets the outputs w + 1, w and w - 1 by the taps 0, 1 and 2, if they exist.
@@ -77,7 +77,7 @@ class RowSums {
       const Vec after = load(grad + (column + 1) * lanes);
       const float* x = input + column * pixel;
       unroll<wgrad_channels>([&](auto j) RESNEXT_INLINE {
-        const Vec spread_x = spread<slot, j>(x);
+        const Vec spread_x = spread<slot, 1, j>(x);
         sums_[j * 3] += spread_x * after;
         sums_[j * 3 + 1] += spread_x * here;
         sums_[j * 3 + 2] += spread_x * before;
@@ -98,7 +98,7 @@ class RowSums {
       const float* x = input + 2 * q * pixel;
       add<1>(x, here);
       unroll<wgrad_channels>([&](auto j) RESNEXT_INLINE {
-        const Vec spread_x = spread<slot, j>(x + pixel);
+        const Vec spread_x = spread<slot, 1, j>(x + pixel);
         sums_[j * 3] += spread_x * after;
         sums_[j * 3 + 2] += spread_x * here;
       });
@@ -114,12 +114,11 @@ class RowSums {
 
 // Adds a tile to the packed weights of one vector of output channels.
 template <int slot, int stride>
-[[gnu::noinline]] void add_tile(const ConvShape& shape, const Tile& tile, bool first, const PackedOrder& order,
-                                float* packed) {
+[[gnu::noinline]] void add_tile(const ConvShape& shape, const Tile& tile, bool first, int64_t channels, float* packed) {
   const int64_t columns = shape.w, outputs = shape.q();
   for (int64_t r = 0; r < 3; ++r)
-    for (int64_t channel = 0; channel < order.channels; channel += wgrad_channels) {
-      float* place = packed + order.place(r, channel, 0);
+    for (int64_t channel = 0; channel < channels; channel += wgrad_channels) {
+      float* place = packed + packed_place(channel, 3 * r);
       RowSums<slot, stride> sums;
       sums.begin(place, first);
       for (int64_t p = tile.first; p < tile.last; ++p) {
@@ -153,7 +152,7 @@ WgradPlan<T, slot> wgrad_plan(const WgradArgs& args) {
   plan.input = input_tensor<slot>(args.problem, static_cast<const T*>(args.input));
   plan.grad_output = output_tensor<slot>(args.problem, static_cast<const T*>(args.grad_output));
   const Lanes<slot>&inputs = plan.input.map, &outputs = plan.grad_output.map;
-  plan.pack = {outputs, inputs.width, false, false};
+  plan.pack = {outputs, inputs.width, summed_channels<slot, 1>(inputs.width), 1, false, false};
   plan.prefetch = shape.n * (inputs.channels() * plan.input.pixels() + outputs.channels() * plan.grad_output.pixels()) *
                       int64_t(sizeof(T)) >
                   cached_bytes;
@@ -191,11 +190,11 @@ void add_unit_tile(const ConvShape& shape, const WgradPlan<T, slot>& plan, int64
               plan.prefetch, scratch);
   for (int64_t vector = unit * vectors; vector < (unit + 1) * vectors; ++vector) {
     load_pixels(plan.grad_output, {image, vector, 1, tile.first, tile.last - tile.first}, plan.prefetch, grad_output);
-    const PackedOrder order = plan.pack.order();
+    float* vector_weights = packed + vector * plan.pack.vector_size();
     if (plan.stride == 1)
-      add_tile<slot, 1>(shape, tile, first, order, packed + vector * order.size());
+      add_tile<slot, 1>(shape, tile, first, plan.pack.channels, vector_weights);
     else
-      add_tile<slot, 2>(shape, tile, first, order, packed + vector * order.size());
+      add_tile<slot, 2>(shape, tile, first, plan.pack.channels, vector_weights);
   }
 }
 
@@ -238,7 +237,7 @@ void run_wgrad(const WgradArgs& args) {
 #pragma omp barrier
 #pragma omp for schedule(static)
     for (int64_t vector = 0; vector < plan.pack.map.vectors(); ++vector)
-      unpack_vector<T>(packed + vector * plan.pack.order().size(), plan.parts, part_size, plan.pack, vector,
+      unpack_vector<T>(packed + vector * plan.pack.vector_size(), plan.parts, part_size, plan.pack, vector,
                        args.grad_weight);
   }
 }

@@ -21,7 +21,8 @@ constexpr int lanes = 8;
 #endif
 
 using Vec = float __attribute__((vector_size(lanes * sizeof(float))));
-using UnalignedVec = float __attribute__((vector_size(lanes * sizeof(float)), aligned(4), may_alias));
+using UnalignedVec = float __attribute__((vector_size(lanes * sizeof(float)), aligned(2), may_alias));
+using UnalignedFloat = float __attribute__((aligned(2), may_alias));
 using Index = int32_t __attribute__((vector_size(lanes * sizeof(float))));
 using Bits = uint32_t __attribute__((vector_size(lanes * sizeof(float))));
 using Halves = uint16_t __attribute__((vector_size(lanes * sizeof(uint16_t))));
@@ -47,6 +48,9 @@ template <int count, class Body>
 
 // As to_bf16, for every lane.
 [[gnu::always_inline]] inline Halves round_to(Vec value, bf16) {
+#ifdef __AVX512BF16__
+  return reinterpret_cast<Halves>(_mm512_cvtneps_pbh(value));  // zero for denormal numbers, as products of pairs are
+#endif
   const Bits bits = reinterpret_cast<Bits>(value);
   const Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   return __builtin_convertvector(value == value ? rounded : bits >> 16 | 0x40u, Halves);
@@ -92,7 +96,37 @@ template <class T>
 #endif
 }
 
-[[gnu::always_inline]] inline Vec splat(float value) { return value - Vec{}; }
+[[gnu::always_inline]] inline Vec splat(const float* from) {
+#ifdef __AVX512F__
+  return _mm512_set1_ps(*reinterpret_cast<const UnalignedFloat*>(from));
+#else
+  return _mm256_set1_ps(*reinterpret_cast<const UnalignedFloat*>(from));
+#endif
+}
+
+// A lane holds one float, or a pair of bfloat16 that are multiplied with another pair at once; pairs are moved about as
+// if they were floats. The products' sum is kept in float either way (vdpbf16ps takes denormal numbers for zero).
+#ifdef __AVX512BF16__
+template <class T>
+constexpr int per_lane = std::is_same_v<T, bf16> ? 2 : 1;
+#else
+template <class T>
+constexpr int per_lane = 1;
+#endif
+
+template <int per_lane>
+[[gnu::always_inline]] inline Vec multiply_add(Vec sum, Vec x, Vec y) {
+#ifdef __AVX512BF16__
+  if constexpr (per_lane == 2)
+    return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(x), reinterpret_cast<__m512bh>(y));
+#endif
+  return sum + x * y;
+}
+
+// Pairs of numbers that bfloat16 holds, the first in the lower halves.
+[[gnu::always_inline]] inline Vec make_pairs(Vec first, Vec second) {
+  return reinterpret_cast<Vec>(reinterpret_cast<Bits>(first) >> 16 | (reinterpret_cast<Bits>(second) & 0xffff0000u));
+}
 
 // The first `count` elements, zero in the other lanes; memory behind them is not touched. Masks cost AVX-512 nothing.
 #ifdef __AVX512F__
@@ -158,21 +192,27 @@ template <int j>
 
 // For the groups that share a vector, `slot` lanes each (or the one group, if it fills vectors), whose channels start
 // at `pixel`: in every lane, channel 4 * quad + j of the group to which the lane belongs, where `pixel` has been
-// advanced by 4 * quad.
+// advanced by 4 * quad. With two channels in a lane, channel means pair of channels; groups then lie slot / 2 pairs
+// apart.
 //
 //   slot 4, 16 lanes, j = 1   pixel   a0 a1 a2 a3 b0 b1 b2 b3 c0 c1 c2 c3 d0 d1 d2 d3
 //                             result  a1 a1 a1 a1 b1 b1 b1 b1 c1 c1 c1 c1 d1 d1 d1 d1
-template <int slot, int j>
+template <int slot, int per_lane, int j>
 [[gnu::always_inline]] inline Vec spread(const float* pixel) {
-  if constexpr (slot == 4) {
+  if constexpr (slot == lanes) {
+    return splat(pixel + j);
+  } else if constexpr (slot == 4 && per_lane == 1) {
     return copy_within_fours<j>(load(pixel));
-  } else if constexpr (slot == lanes) {
-    return splat(pixel[j]);
   } else {
 #ifdef __AVX512F__
-    static_assert(slot == 8);
-    const __m512 low = _mm512_maskz_broadcast_f32x4(0xffff, _mm_loadu_ps(pixel));
-    return copy_within_fours<j>(_mm512_mask_broadcast_f32x4(low, 0xff00, _mm_loadu_ps(pixel + 8)));
+    if constexpr (slot == 4) {  // a0 a1 b0 b1 ... with zeros between
+      const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pixel));
+      return copy_within_fours<2 * j>(reinterpret_cast<Vec>(_mm512_maskz_cvtepu32_epi64(0xff, pairs)));
+    } else {
+      static_assert(slot == 8);
+      const __m512 low = _mm512_maskz_broadcast_f32x4(0xffff, _mm_loadu_ps(pixel));
+      return copy_within_fours<j>(_mm512_mask_broadcast_f32x4(low, 0xff00, _mm_loadu_ps(pixel + 8 / per_lane)));
+    }
 #endif
   }
 }

@@ -28,6 +28,13 @@ struct Avx512 {
   }
 };
 
+struct Avx512Bf16 : Avx512 {
+  static const char* missing() {
+    if (const char* reason = Avx512::missing()) return reason;
+    return __builtin_cpu_supports("avx512bf16") ? nullptr : "this CPU has no AVX-512 with bfloat16";
+  }
+};
+
 // Why a direct kernel cannot compute a problem. All that is asked here must run on every CPU.
 template <class Isa, DType dtype, int slot>
 const char* why_not_direct(const Problem& problem) {
@@ -46,33 +53,38 @@ const char* why_not_direct(const Problem& problem) {
 // Rows of a table: one for each type, for each number of lanes that a group may take.
 #define RESNEXT_ENTRY(pass, isa, Isa, slot, groups, dtype)                               \
   {#pass "_direct_" groups "_" #dtype "_" #isa, why_not_direct<Isa, DType::dtype, slot>, \
-   isa::pass##_workspace<DType::dtype, slot>, isa::pass<DType::dtype, slot>},
-#define RESNEXT_SLOT(pass, isa, Isa, slot, groups)  \
-  RESNEXT_ENTRY(pass, isa, Isa, slot, groups, f32)  \
-  RESNEXT_ENTRY(pass, isa, Isa, slot, groups, bf16) \
-  RESNEXT_ENTRY(pass, isa, Isa, slot, groups, f16)
-#define RESNEXT_TABLE(pass)                                                                            \
-  {                                                                                                    \
-      RESNEXT_SLOT(pass, avx512, Avx512, 4, "gw4") RESNEXT_SLOT(pass, avx512, Avx512, 8, "gw8")        \
-          RESNEXT_SLOT(pass, avx512, Avx512, 16, "wide") RESNEXT_SLOT(pass, avx2, Avx2, 4, "gw4")      \
-              RESNEXT_SLOT(pass, avx2, Avx2, 8, "wide"){#pass "_reference", reference_why_not,         \
-                                                        pass##_reference_workspace, pass##_reference}, \
+   isa::pass##_workspace<DType::dtype, slot>, isa::pass<DType::dtype, slot>}
+
+#define RESNEXT_TYPES(pass, isa, Isa, slot, groups)                                                    \
+  RESNEXT_ENTRY(pass, isa, Isa, slot, groups, f32), RESNEXT_ENTRY(pass, isa, Isa, slot, groups, bf16), \
+      RESNEXT_ENTRY(pass, isa, Isa, slot, groups, f16)
+
+#define RESNEXT_PAIRS(pass)                                        \
+  RESNEXT_ENTRY(pass, avx512bf16, Avx512Bf16, 4, "gw4", bf16),     \
+      RESNEXT_ENTRY(pass, avx512bf16, Avx512Bf16, 8, "gw8", bf16), \
+      RESNEXT_ENTRY(pass, avx512bf16, Avx512Bf16, 16, "wide", bf16)
+
+#define RESNEXT_COMMON(pass)                                                                      \
+  RESNEXT_TYPES(pass, avx512, Avx512, 4, "gw4"), RESNEXT_TYPES(pass, avx512, Avx512, 8, "gw8"),   \
+      RESNEXT_TYPES(pass, avx512, Avx512, 16, "wide"), RESNEXT_TYPES(pass, avx2, Avx2, 4, "gw4"), \
+      RESNEXT_TYPES(pass, avx2, Avx2, 8, "wide"), {                                               \
+    #pass "_reference", reference_why_not, pass##_reference_workspace, pass##_reference           \
   }
 
 }  // namespace
 
 const KernelTable<FpropArgs>& fprop_table() {
-  static const KernelTable<FpropArgs> table = RESNEXT_TABLE(fprop);
+  static const KernelTable<FpropArgs> table = {RESNEXT_PAIRS(fprop), RESNEXT_COMMON(fprop)};
   return table;
 }
 
 const KernelTable<DgradArgs>& dgrad_table() {
-  static const KernelTable<DgradArgs> table = RESNEXT_TABLE(dgrad);
+  static const KernelTable<DgradArgs> table = {RESNEXT_PAIRS(dgrad), RESNEXT_COMMON(dgrad)};
   return table;
 }
 
 const KernelTable<WgradArgs>& wgrad_table() {
-  static const KernelTable<WgradArgs> table = RESNEXT_TABLE(wgrad);
+  static const KernelTable<WgradArgs> table = {RESNEXT_COMMON(wgrad)};
   return table;
 }
 
