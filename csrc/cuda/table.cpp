@@ -2,6 +2,7 @@
 #include "grouped_conv.h"
 #include "rows.h"
 #include "rows_nchw_entries.h"
+#include "rows_wgrad.h"
 
 // What runs when: the first entry that accepts a problem. Most special first, the generic kernel, which accepts all,
 // last.
@@ -55,6 +56,22 @@ const KernelTable<DgradArgs>& dgrad_table() {
 
 const KernelTable<WgradArgs>& wgrad_table() {
   static const KernelTable<WgradArgs> table{
+      rows_wgrad_entry<4, 1, Layout::nhwc>("wgrad_rows_gw4_f32_nhwc"),
+      rows_wgrad_entry<8, 1, Layout::nhwc>("wgrad_rows_gw8_f32_nhwc"),
+      rows_wgrad_entry<16, 1, Layout::nhwc>("wgrad_rows_gw16_f32_nhwc"),
+      rows_wgrad_entry<32, 1, Layout::nhwc>("wgrad_rows_gw32_f32_nhwc"),
+      rows_wgrad_entry<4, 2, Layout::nhwc>("wgrad_rows_gw4_f32_nhwc_s2"),
+      rows_wgrad_entry<8, 2, Layout::nhwc>("wgrad_rows_gw8_f32_nhwc_s2"),
+      rows_wgrad_entry<16, 2, Layout::nhwc>("wgrad_rows_gw16_f32_nhwc_s2"),
+      rows_wgrad_entry<32, 2, Layout::nhwc>("wgrad_rows_gw32_f32_nhwc_s2"),
+      rows_wgrad_entry<4, 1, Layout::nchw>("wgrad_rows_gw4_f32_nchw"),
+      rows_wgrad_entry<8, 1, Layout::nchw>("wgrad_rows_gw8_f32_nchw"),
+      rows_wgrad_entry<16, 1, Layout::nchw>("wgrad_rows_gw16_f32_nchw"),
+      rows_wgrad_entry<32, 1, Layout::nchw>("wgrad_rows_gw32_f32_nchw"),
+      rows_wgrad_entry<4, 2, Layout::nchw>("wgrad_rows_gw4_f32_nchw_s2"),
+      rows_wgrad_entry<8, 2, Layout::nchw>("wgrad_rows_gw8_f32_nchw_s2"),
+      rows_wgrad_entry<16, 2, Layout::nchw>("wgrad_rows_gw16_f32_nchw_s2"),
+      rows_wgrad_entry<32, 2, Layout::nchw>("wgrad_rows_gw32_f32_nchw_s2"),
       {"wgrad_generic", generic_why_not, generic_wgrad_workspace, wgrad_generic},
   };
   return table;

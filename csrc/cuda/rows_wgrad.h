@@ -1,0 +1,11 @@
+#pragma once
+#include "grouped_conv.h"
+
+// K1's wgrad: float, 3x3 with padding 1 and groups of 4, 8, 16 or 32 channels, by rows that stream through shared
+// memory.
+namespace resnext::cuda {
+
+template <int width, int stride, Layout layout>
+KernelEntry<WgradArgs> rows_wgrad_entry(const char* name);
+
+}  // namespace resnext::cuda

@@ -1,0 +1,182 @@
+#pragma once
+// Row-streaming wgrad in float, NHWC, 3x3, padding 1, groups of 4, 8, 16 or 32 channels, stride t = 1 or 2.
+//
+//   grad_weight[k,c,r,s] = sum over n,p,q of grad_output[n,p,q,k] * input[n,t*p+r-1,t*q+s-1,c]
+//   grad_bias[k]         = sum over n,p,q of grad_output[n,p,q,k]
+//
+// A block walks down the image. Each step brings the next row of grad_output and the next t rows of input to a ring in
+// shared memory; there each row of input is multiplied with the rows of grad_output that it meets by the three tap
+// rows, so that both tensors are read once. The sums stay in registers all the way.
+//
+//   block   the weights of 32 output channels (16 for groups of 16) with the input channels of their groups (for groups
+//           of 32: with half of them), over the pixels of a slice
+//   slice   walks, one after the other. A walk is `segments` strips of an image, `run_rows` rows of grad_output each,
+//           side by side; a segment has 1, 2, 4 or 8 tiles of 7 columns, a walk 8 or 4 tiles in all
+//   tile    8 to 64 threads, which have all sums of the block for the tile's columns
+//   thread  4 output channels x 2 input channels x 9 taps, in 72 registers
+//
+//       columns   q..q+6 | ..     | ..     | ..         step p:  grad_output row p   (in stride 1)
+//       channels   tile 0   tile 1   tile 2   tile 3             input row p - 1, which meets rows p, p-1 and p-2
+//                                                                of grad_output by the tap rows 0, 1 and 2
+//
+// At the end of its slice a block adds up the sums of its tiles, in order, through the ring's memory, and writes them:
+// the results if there is one slice, else to the workspace, where a second kernel adds the slices. How a problem is cut
+// depends on its shape alone, and there are no atomics: equal inputs give equal bits, on every GPU.
+//
+// Shared memory. Rows lie as [column][vector of 4 channels]. All threads of a tile read the same column at a time, its
+// vectors of grad_output and pairs of input channels side by side, several threads the same one: no two in a bank.
+// `Totals` says why the sums meet in no bank either.
+//
+// Synchronisation. Once per step: the copies that all threads waited for are visible to all, and all are done with
+// the step before, whose stage is filled anew. At the end, per tap row: the ring, or the sums of the tap row before,
+// are no longer read; the sums of all tiles are written. Once more: the results are.
+//
+// Padding. What is outside the image is skipped, not multiplied: rows and tiles by branches, the first and last column
+// by predicates. So an infinity reaches only weights whose windows contain it. A tile that the map does not fill takes
+// a path with a test of each column.
+//
+// Limits: whole vectors of 4 channels, fewer than 2^30 output pixels. At most 46 KB of shared memory.
+#include "rows_wgrad_store.h"
+
+namespace resnext::cuda::rows_wgrad {
+
+// Rows on their way, and the rows in use.
+template <class Gw>
+struct Ring {
+  float4 input[Gw::stages][Gw::stride][Gw::tiles * (Gw::stride * tile_columns + taps - Gw::stride) * Gw::c_pitch];
+  float4 grad[Gw::grad_stages][Gw::tiles * tile_columns * Gw::k_pitch];
+};
+
+template <class Gw>
+union Smem {
+  Ring<Gw> ring;
+  Totals<Gw> totals;
+};
+
+// What a thread's tile has of the image in the current walk.
+struct Tile {
+  int y, rows;      // the first row of input, perhaps -1, and the rows of grad_output
+  int owned;        // columns of grad_output, from the tile's first on
+  int right;        // how many of them have a column of input to the right
+  bool left;        // whether the first has one to the left
+  int input, grad;  // in a stage: the thread's first pair of floats, and vector
+};
+
+template <class Gw>
+__device__ __forceinline__ Tile tile_of(const Wgrad& g, int walk) {
+  const int tile = threadIdx.x / Gw::tile_threads, segment_index = tile / g.segment_tiles;
+  const int tile_column = tile % g.segment_tiles * tile_columns;
+  const Segment segment = segment_of<Gw>(g, walk);
+  const Pair pair = pair_of<Gw>(threadIdx.x % Gw::tile_threads);
+  const int channel = pair.k_vector * 4 / Gw::width * Gw::width + 2 * pair.c2, q = segment.column + tile_column;
+  Tile at;
+  at.y = Gw::stride * segment.row - 1;
+  at.rows = segment.rows;
+  at.owned = segment.rows > 0 ? g.grad_columns - q : 0;
+  at.left = q > 0;
+  at.right = (g.columns - 2 + Gw::stride) / Gw::stride - q;
+  at.input = (segment_index * segment_columns<Gw>(g) + Gw::stride * tile_column) * 2 * Gw::c_pitch + channel / 2;
+  at.grad = tile * tile_columns * Gw::k_pitch + pair.k_vector;
+  return at;
+}
+
+// Adds the products of a tile's part of a row of input and of the row of grad_output that it meets by a tap row. What
+// is not in the image is not multiplied. `whole`: the tile has all its columns.
+template <class Gw, bool whole>
+__device__ __forceinline__ void add_row(float (&sums)[taps][2][4], const float2* input, const float4* grad,
+                                        const Tile& tile) {
+  constexpr int inputs = Gw::stride * (tile_columns - 1) + taps;
+  float2 x[inputs];
+#pragma unroll
+  for (int i = 0; i < inputs; ++i) x[i] = input[i * 2 * Gw::c_pitch];
+#pragma unroll
+  for (int i = 0; i < tile_columns; ++i) {
+    if (!whole && i >= tile.owned) continue;
+    const float4 vector = grad[i * Gw::k_pitch];
+    const float dy[4] = {vector.x, vector.y, vector.z, vector.w};
+#pragma unroll
+    for (int s = 0; s < taps; ++s) {
+      if (s == 0 && i == 0 && !tile.left) continue;
+      if (s == 2 && (!whole || i == tile_columns - 1) && i >= tile.right) continue;
+      const float2 pair = x[Gw::stride * i + s];
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        sums[s][0][k] += pair.x * dy[k];
+        sums[s][1][k] += pair.y * dy[k];
+      }
+    }
+  }
+}
+
+// `stage`, less than twice the number of stages, modulo that number.
+template <int stages>
+__device__ __forceinline__ int wrapped(int stage) {
+  return stage < stages ? stage : stage - stages;
+}
+
+// Adds the products of a step: of each tap row with the rows that it brings together.
+template <class Gw, bool whole>
+__device__ __forceinline__ void add_step(Sums& sums, const Wgrad& g, const Ring<Gw>& ring, const Tile& tile, int step,
+                                         int stage, int grad_stage) {
+#pragma unroll
+  for (int r = 0; r < taps; ++r) {
+    const int p = step - Gw::back(r), y = tile.y + Gw::stride * p + r;
+    if (p < 0 || p >= tile.rows || y < 0 || y >= g.rows) continue;
+    const float4* input = ring.input[stage][r - Gw::stride * Gw::back(r)];
+    const float4* grad = ring.grad[wrapped<Gw::grad_stages>(grad_stage + Gw::grad_stages - Gw::back(r))];
+    add_row<Gw, whole>(sums[r], reinterpret_cast<const float2*>(input) + tile.input, grad + tile.grad, tile);
+  }
+}
+
+// Adds a row of grad_output, as it lies in its stage, to what the thread has of the bias.
+template <class Gw>
+__device__ __forceinline__ void add_bias(float4& bias, const float4* row) {
+  constexpr int columns = Gw::tiles * tile_columns, step = Gw::threads / Gw::k_vectors;
+  const int column = threadIdx.x / Gw::k_vectors;
+  row += column * Gw::k_pitch + threadIdx.x % Gw::k_vectors;
+#pragma unroll
+  for (int i = 0; i < columns; i += step)
+    if (i + step <= columns || column < columns - i) add(bias, row[i * Gw::k_pitch]);
+}
+
+// Sums the pixels of walks [first_walk, end) that the thread's tile has.
+template <class Gw, class Sync>
+__device__ __forceinline__ void walk_rows(const Wgrad& g, int first_walk, int end, const Channels& first,
+                                          Ring<Gw>& ring, Sums& sums, float4& bias) {
+  Loader<Gw> loader(first_walk, end);
+  for (int i = 0; i < Gw::ahead; ++i) loader.copy_next(g, first, ring.input[i], ring.grad[i]);
+  int stage = 0, grad_stage = 0;
+  for (int walk = first_walk; walk < end; ++walk) {
+    const Tile tile = tile_of<Gw>(g, walk);
+    for (int step = 0; step < steps<Gw>(g); ++step) {
+      Sync::template copies<Gw::ahead - 1>();
+      Sync::row();
+      loader.copy_next(g, first, ring.input[wrapped<Gw::stages>(stage + Gw::ahead)],
+                       ring.grad[wrapped<Gw::grad_stages>(grad_stage + Gw::ahead)]);
+      if (g.grad_bias && step < g.run_rows) add_bias<Gw>(bias, ring.grad[grad_stage]);
+      if (tile.owned >= tile_columns)
+        add_step<Gw, true>(sums, g, ring, tile, step, stage, grad_stage);
+      else if (tile.owned > 0)
+        add_step<Gw, false>(sums, g, ring, tile, step, stage, grad_stage);
+      stage = wrapped<Gw::stages>(stage + 1);
+      grad_stage = wrapped<Gw::grad_stages>(grad_stage + 1);
+    }
+  }
+}
+
+template <int width, int stride, class Form, class Sync>
+__global__ void __launch_bounds__(Gw<width, stride, Form>::threads, Gw<width, stride, Form>::blocks)
+    wgrad_rows(Wgrad g) {
+  using Gw = Gw<width, stride, Form>;
+  auto& smem = dynamic_smem<Smem<Gw>>();
+  const int blocks = g.channel_blocks * Gw::parts, block = blockIdx.x % blocks, slice = blockIdx.x / blocks;
+  const Channels first = channels_of<Gw>(block);
+  const int first_walk = slice * g.slice_walks;
+  Sums sums = {};
+  float4 bias = make_float4(0, 0, 0, 0);
+  walk_rows<Gw, Sync>(g, first_walk, min(first_walk + g.slice_walks, g.walks), first, smem.ring, sums, bias);
+  add_tiles<Gw, Sync>(sums, bias, smem.totals);
+  store_totals(g, slice, block, first, smem.totals);
+}
+
+}  // namespace resnext::cuda::rows_wgrad

@@ -1,0 +1,1 @@
+#include "testing/rows_wgrad_bugs.cu"
