@@ -270,3 +270,14 @@ def test_no_grad_and_inference_mode_equal_grad_mode():
             output = grouped_conv2d(*args, **kwargs)
         assert not output.requires_grad
         assert torch.equal(output, expected)
+
+
+def test_everything_runs_under_deterministic_algorithms():
+    *args, kwargs = tensors("stride 1", dtype=torch.float32)
+    step = lambda: torch.autograd.grad(grouped_conv2d(*args, **kwargs).square().sum(), args)  # noqa: E731
+    expected = step()
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert all(torch.equal(a, b) for a, b in zip(step(), expected, strict=True))
+    finally:
+        torch.use_deterministic_algorithms(False)
