@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks import cubins
+from resnext_kernels import _testing_cuda
 
 sentryward = pytest.importorskip("sentryward", reason="no sentryward: `make verify` installs it")
 if WHY_NOT := cubins.why_not():
@@ -46,6 +47,48 @@ def rows_kernels():
                 yield "rows_nhwc", f"stream_rows<{kind}, {name}, Sync>", count, 65536, integers
 
 
+def struct_fields(struct):
+    """{field: (offset, type)} of a struct that is a kernel's only parameter, and its size."""
+    text = (cubins.ROOT / "csrc/cuda" / STRUCTS[struct]).read_text()
+    body = re.search(rf"struct {struct} \{{\n(.*?)\n\}};", text, re.S)[1]
+    kinds = {"float": ("pointer", "u8"), "int64_t": ("u64", "u8"), "int": ("u32", "u4"), "bool": ("u8", "u1")}
+    found = {}
+    for kind, names in re.findall(r"^  (?:const )?(\w+)\b([^;]*);", body, re.M):
+        for name in (name.strip(" *") for name in names.split(",")):
+            parts = (f"{name}.value", f"{name}.inverse") if kind == "Divisor" else (name,)
+            found |= {part: kinds["int" if kind == "Divisor" else kind] for part in parts}
+    layout = np.dtype([(name, size) for name, (_, size) in found.items()], align=True)
+    return {name: (layout.fields[name][1], kind) for name, (kind, _) in found.items()}, layout.itemsize
+
+
+STRUCTS = {"Rows": "rows_nhwc_load.h", "Plan": "rows_nchw_plan.h"}
+
+
+def tiles_launch(kind, images, rows, columns):
+    """What launch_tiles of rows_nchw.h gives its kernel for one group, by the source's size."""
+    fields, size = struct_fields("Plan")
+    told = np.zeros(size, np.uint8)
+    _testing_cuda.probe(f"rows_nchw/plan/{kind}", np.array([images, rows, columns], np.float32), told)
+    types = {"u64": np.uint64, "u32": np.uint32, "u8": np.uint8}
+    values = {
+        name: int(told[at : at + types[kind]().itemsize].view(types[kind])[0])
+        for name, (at, kind) in fields.items()
+        if kind != "pointer"
+    }
+    assert values["groups"] == values["image_blocks"] == values["strips"] == values["runs"] == 1  # one block
+    return {**values, "bias": 0}
+
+
+def tiles_kernels():
+    """Rows for CORRECT: whole planes of several images, and lines of whole vectors or of single elements."""
+    for width, maps in ((4, ((2, 3, 7), (1, 3, 28), (1, 3, 9))), (8, ((2, 3, 7), (1, 3, 28))), (16, ((2, 3, 7),))):
+        for kind in (f"Gw<{width}, 1>", f"Gw<{width}, 2>", f"Spread<{width}>"):
+            count = {"Gw<4, 2>": 64, "Gw<8, 2>": 64, "Spread<16>": 256}.get(kind, 128)
+            for images, rows, columns in maps:
+                integers = tiles_launch(kind, images, rows, columns * (2 if ", 2>" in kind else 1))
+                yield "rows_nchw", f"stream_tiles<{kind}, Sync>", count, 65536, integers
+
+
 # Source, kernel, threads, bytes of dynamic shared memory, integers among the parameters: by index or, if the parameter
 # is a struct, by the field's name. Every kernel that uses shared memory has a row here, or a reason in NOT_VERIFIED.
 CORRECT = [
@@ -55,6 +98,7 @@ CORRECT = [
     ("wrapper_probes", "product_probe", 32, 768, {}),
     ("wrapper_probes", "ring_probe", 32, 384, {2: 5}),
     *rows_kernels(),
+    *tiles_kernels(),
 ]
 # The test of the test: the same kernels with one fault each.
 FAULTY_ROWS = {
@@ -62,6 +106,7 @@ FAULTY_ROWS = {
     "Spread<8>": rows_launch(8, (4, 30), (8, 60), tiles=4, images=1),
 }
 ROWS_FAULTS = ("NoBarrierAfterWeights", "NoSyncwarp", "NoAsyncWait", "AsyncWaitTooLax")
+TILES_FAULTS = ("NoAsyncWait", "AsyncWaitTooLax", "NoBarrierAtStage", "NoBarrierBeforeResults", "NoSyncwarp")
 FAULTS = [
     ("bug_probes", "tiles<no_barrier_before_reading>", "potential_race"),
     ("bug_probes", "tiles<no_barrier_before_overwriting>", "potential_race"),
@@ -70,6 +115,7 @@ FAULTS = [
     ("bug_probes", "async_tiles<async_wait_too_lax>", "potential_race"),
     ("bug_probes", "neighbours<no_syncwarp>", "potential_race"),
     ("bug_probes", "barriers<barrier_in_a_branch>", "not_wellsynced"),
+    *(("rows_nchw_bugs", f"stream_tiles<Gw<16, 2>, {fault}>", "potential_race") for fault in TILES_FAULTS),
     *(
         ("rows_bugs", f"stream_rows<{kind}, Wide, {fault}>", "potential_race")
         for kind in FAULTY_ROWS
@@ -99,24 +145,14 @@ def entries():
     return found
 
 
-def struct_fields():
-    """{field of rows_nhwc::Rows: (offset, type)}, and the struct's size."""
-    text = (cubins.ROOT / "csrc/cuda/rows_nhwc_load.h").read_text()
-    body = re.search(r"struct Rows \{\n(.*?)\n\};", text, re.S)[1]
-    kinds = {"float": ("pointer", "u8"), "int64_t": ("u64", "u8"), "int": ("u32", "u4"), "bool": ("u8", "u1")}
-    found = {}
-    for kind, names in re.findall(r"^  (?:const )?(\w+)\b(.*);$", body, re.M):
-        found |= {name.strip(" *"): kinds[kind] for name in names.split(",")}
-    layout = np.dtype([(name, size) for name, (_, size) in found.items()], align=True)
-    return {name: (layout.fields[name][1], kind) for name, (kind, _) in found.items()}, layout.itemsize
-
-
 def places(entry):
     """{index of a parameter, or name of a field if there is one struct: (where that is, its type)}."""
     _, symbol, types = entry
-    fields, size = struct_fields()
-    if types == [f"b8[{size}]"]:
-        return {name: ({"parameter": f"{symbol}_param_0", "offset": at}, kind) for name, (at, kind) in fields.items()}
+    for struct in STRUCTS:
+        fields, size = struct_fields(struct)
+        if types == [f"b8[{size}]"]:
+            place = {"parameter": f"{symbol}_param_0"}
+            return {name: ({**place, "offset": at}, kind) for name, (at, kind) in fields.items()}
     return {i: ({"parameter": f"{symbol}_param_{i}"}, kind) for i, kind in enumerate(types)}
 
 
@@ -165,11 +201,17 @@ def test_faults_are_found(entries, tmp_path, source, name, verdict):
     threads, shared, integers = 64, 512, {}
     if source == "rows_bugs":
         threads, shared, integers = 128, 65536, next(rows for kind, rows in FAULTY_ROWS.items() if kind in name)
+    elif source == "rows_nchw_bugs":
+        threads, shared, integers = 128, 65536, tiles_launch("Gw<16, 2>", 1, 4, 28)
     for answer in verify(entries[source, name], tmp_path, threads, shared, integers):
         assert answer["result"] == verdict, answer["diagnostics"]
 
 
-NOT_VERIFIED: dict[str, str] = {}  # kernel: why the checker cannot take it
+# kernel: why the checker cannot take it
+NOT_VERIFIED = {
+    f"stream_tiles<{kind}, Sync>": "the code of the other widths, in too many threads and channels to be run in time"
+    for kind in ("Gw<32, 1>", "Gw<32, 2>", "Spread<32>")
+}
 
 
 def uses_shared_memory(entry):
