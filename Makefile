@@ -40,9 +40,9 @@ cuda: $(VENV)/.nvcc  ## Compile every CUDA kernel for every architecture, check 
 	$(BIN)/python -c "from resnext_kernels import _ops; assert not _ops.why_no_cuda, _ops.why_no_cuda"
 	$(BIN)/python -m pytest -q tests/test_cubins.py --all-architectures
 
-verify: $(VENV)/.nvcc requirements-verify.txt  ## Prove kernels with shared memory free of races, on compiled PTX
+verify: $(VENV)/.nvcc requirements-verify.txt  ## Prove kernels free of races, and one equal to its formula, on compiled PTX
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-verify.txt
-	$(BIN)/python -m pytest -q tests/test_races.py
+	$(BIN)/python -m pytest -q tests/test_races.py tests/test_equality.py
 
 asan: build  ## Run the emulated kernels under AddressSanitizer
 	$(BIN)/python -m pytest -q tests/test_asan.py --asan
