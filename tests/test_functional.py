@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from resnext_kernels import GroupedConv2dFunction, explain, grouped_conv2d
+from resnext_kernels import GroupedConv2dFunction, _ops, explain, grouped_conv2d
 
 from .cases import CASES, OperatorLog, tensors
 
@@ -366,8 +366,6 @@ def test_torch_function_mode_sees_our_function():
 
 def test_device_without_kernels_gets_one_sentence():
     """CPU tensors dispatched by hand to the CUDA kernels: an error, with or without those, and never a launch."""
-    from resnext_kernels._ops import why_no_cuda
-
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
     x, weight, rest = torch.randn(1, 4, 5, 5), torch.randn(4, 2, 3, 3), ([1, 1], [1, 1], [1, 1], 2)
     for name, first, *args in (
@@ -377,9 +375,18 @@ def test_device_without_kernels_gets_one_sentence():
         ("grouped_conv2d_grad_weight_bias", "grad_output", x, x, [3, 3], *rest),
     ):
         op = getattr(torch.ops.resnext_kernels, name).default
-        expected = "has no kernel for tensors on" if why_no_cuda else f"expected {first} on a CUDA device, got cpu"
+        expected = "has no kernel for tensors on" if _ops.why_no_cuda else f"expected {first} on a CUDA device, got cpu"
         with pytest.raises((NotImplementedError, RuntimeError), match=expected):
             op.redispatch(keys, *args)
+
+
+def test_a_cuda_tensor_is_told_what_a_cpu_build_lacks(monkeypatch):
+    monkeypatch.setattr(_ops, "why_no_cuda", "this installation was built without its CUDA library")
+    with FakeTensorMode():
+        tensor = torch.empty(1, device="cuda")
+    words = r"on cuda:0: this installation was built without its CUDA library\. .* RESNEXT_KERNELS_CUDA=1 .*\.conv2d\.$"
+    with pytest.raises(NotImplementedError, match=words):
+        _ops._no_kernel(tensor)
 
 
 def test_tensors_on_several_devices_are_refused():

@@ -153,6 +153,21 @@ def test_impossible_launches_are_refused(name, message):
         run(name)
 
 
+@pytest.mark.parametrize(("gpu", "own"), [(75, "7.5"), (100, "10.0"), (121, "12.1")])
+@pytest.mark.parametrize("probe", ["tiles/none", "launch/shared_memory_of_227_KB"])
+def test_a_gpu_without_code_gets_one_sentence(probe, gpu, own):
+    reason = "no kernel image" if gpu < 80 else "PTX was compiled with an unsupported toolchain"
+    output = np.full(SIZE, np.nan, np.float32)
+    with pytest.raises(RuntimeError) as raised:
+        _testing_cuda.probe(probe, np.zeros(SIZE, np.float32), output, gpu=gpu)
+    text = str(raised.value)
+    assert text.startswith(f"resnext_kernels was built for GPUs of compute capability 8.0, 9.0, this one has {own} (")
+    assert reason in text
+    assert text.endswith(f"build it from source with TORCH_CUDA_ARCH_LIST={own}, or use torch.nn.functional.conv2d")
+    assert np.isnan(output).all()
+    np.testing.assert_array_equal(run("tiles/none"), BACK_TO_FRONT)
+
+
 def test_a_launch_may_have_all_the_shared_memory_there_is():
     np.testing.assert_array_equal(run("launch/shared_memory_of_227_KB"), BACK_TO_FRONT)
 

@@ -19,6 +19,9 @@ constexpr int architecture = __CUDA_ARCH__ / 10;
 constexpr int architecture = 0;
 #endif
 
+// What this build holds code for, as in 800 for sm_80.
+constexpr int built_architectures[] = {__CUDA_ARCH_LIST__};
+
 // The block's dynamic shared memory. Each kernel has one `struct Smem` that lays it out, and is launched with
 // sizeof(Smem) bytes or more.
 template <class Smem>
@@ -40,6 +43,7 @@ __device__ __forceinline__ Smem& dynamic_smem() {
 namespace resnext::cuda {
 
 constexpr int architecture = 90;
+constexpr int built_architectures[] = {simt::oldest_architecture * 10, simt::newest_architecture * 10};
 
 template <class Smem>
 Smem& dynamic_smem() {

@@ -17,10 +17,28 @@ inline std::string text(const Extent& e) {
   return "(" + std::to_string(e.x) + ", " + std::to_string(e.y) + ", " + std::to_string(e.z) + ")";
 }
 
+// Says that this build has no code for the GPU, which and what it has, and what to do.
+inline std::string no_code_for_this_gpu(cudaError_t status) {
+  int device = 0, major = 0, minor = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+  const std::string own = std::to_string(major) + "." + std::to_string(minor);
+  std::string built;
+  for (const int number : built_architectures)
+    built += (built.empty() ? "" : ", ") + std::to_string(number / 100) + "." + std::to_string(number / 10 % 10);
+  return "resnext_kernels was built for GPUs of compute capability " + built + ", this one has " + own + " (" +
+         cudaGetErrorString(status) + "): build it from source with TORCH_CUDA_ARCH_LIST=" + own +
+         ", or use torch.nn.functional.conv2d";
+}
+
 inline void check(cudaError_t status, const void* kernel) {
   if (status == cudaSuccess) return;
   const char* name = nullptr;
   cudaGetLastError();  // the error is reported here, later calls shall not see it
+  if (status == cudaErrorNoKernelImageForDevice || status == cudaErrorInvalidDeviceFunction ||
+      status == cudaErrorUnsupportedPtxVersion)
+    throw std::runtime_error(no_code_for_this_gpu(status));
   const bool has_name = cudaFuncGetName(&name, kernel) == cudaSuccess && name;
   throw std::runtime_error(std::string("launch of ") + (has_name ? name : "a kernel") +
                            " failed: " + cudaGetErrorString(status));

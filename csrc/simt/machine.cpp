@@ -49,6 +49,13 @@ void land(const std::vector<Copy>& copies) {
 
 }  // namespace
 
+int gpu_architecture = newest_architecture;
+
+cudaError_t why_no_code() {
+  if (gpu_architecture < oldest_architecture) return cudaErrorNoKernelImageForDevice;
+  return gpu_architecture > newest_architecture ? cudaErrorUnsupportedPtxVersion : cudaSuccess;
+}
+
 Machine& machine() {
   static Machine instance;
   return instance;
@@ -152,6 +159,21 @@ cudaError_t cudaFuncGetName(const char** name, const void* kernel) {
   return cudaSuccess;
 }
 
+cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  const int number = resnext::simt::gpu_architecture;
+  *value = attribute == cudaDevAttrComputeCapabilityMajor ? number / 10 : number % 10;
+  return cudaSuccess;
+}
+
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 
-const char* cudaGetErrorString(cudaError_t status) { return status == cudaSuccess ? "no error" : "invalid argument"; }
+const char* cudaGetErrorString(cudaError_t status) {
+  if (status == cudaErrorNoKernelImageForDevice) return "no kernel image is available for execution on the device";
+  if (status == cudaErrorUnsupportedPtxVersion) return "the provided PTX was compiled with an unsupported toolchain.";
+  return status == cudaSuccess ? "no error" : "invalid argument";
+}

@@ -114,6 +114,11 @@ struct Grid {
 };
 void run(const Grid& grid, const std::function<void()>& body);
 
+// What the GPU calls itself, such as 90 for compute capability 9.0. One older or newer than the emulation pretends to
+// have been built for runs nothing.
+constexpr int oldest_architecture = 80, newest_architecture = 90;
+extern int gpu_architecture;
+
 // Whether a kernel has opted in to that much shared memory, if it is more than 48 KB.
 bool may_use_shared(const void* kernel, size_t bytes);
 
@@ -192,7 +197,14 @@ T __ldg(const T* pointer) {
 }
 
 // The part of the runtime API that launch.h uses.
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1 };
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorInvalidDeviceFunction = 98,
+  cudaErrorNoKernelImageForDevice = 209,
+  cudaErrorUnsupportedPtxVersion = 222
+};
+enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrComputeCapabilityMinor = 76 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 using cudaStream_t = resnext::simt::Stream*;
 struct cudaLaunchConfig_t {
@@ -200,7 +212,12 @@ struct cudaLaunchConfig_t {
   size_t dynamicSmemBytes;
   cudaStream_t stream;
 };
+namespace resnext::simt {
+cudaError_t why_no_code();
+}
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value);
+cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaFuncGetName(const char** name, const void* kernel);
 cudaError_t cudaGetLastError();
 const char* cudaGetErrorString(cudaError_t status);
@@ -208,6 +225,7 @@ const char* cudaGetErrorString(cudaError_t status);
 template <class... Params>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...), Params... args) {
   const void* function = reinterpret_cast<const void*>(kernel);
+  if (const cudaError_t error = resnext::simt::why_no_code(); error != cudaSuccess) return error;
   if (!resnext::simt::may_use_shared(function, config->dynamicSmemBytes)) return cudaErrorInvalidValue;
   resnext::simt::run({config->gridDim, config->blockDim, config->dynamicSmemBytes, config->stream, function},
                      [&] { kernel(args...); });

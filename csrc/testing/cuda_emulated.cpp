@@ -106,11 +106,15 @@ struct FarCuda : Tables {
 };
 
 // Runs a probe (simt_probes.h) on an input and an output array, both flat.
-void run_probe(const std::string& name, py::array input, py::array output, int seed) {
+void run_probe(const std::string& name, py::array input, py::array output, int seed, int gpu) {
   require(input.ndim() == 1 && output.ndim() == 1 && output.writeable(), "expected flat arrays");
   Cuda::Session session(seed);
   const void* in = session.array("input", const_cast<void*>(input.data()), input.nbytes(), false);
   void* out = session.array("output", output.mutable_data(), output.nbytes(), true);
+  struct Gpu {
+    explicit Gpu(int number) { simt::gpu_architecture = number; }
+    ~Gpu() { simt::gpu_architecture = simt::newest_architecture; }
+  } const other(gpu);
   require(launch_probe(name, in, out, input.size(), session.stream()), "there is no probe '", name, "'");
   session.finish();
 }
@@ -126,5 +130,5 @@ PYBIND11_MODULE(_testing_cuda, module) {
   auto far = module.def_submodule("far", "The same for arrays of more bytes than there is memory; no checks.");
   resnext::testing::define<resnext::testing::FarCuda>(far);
   module.def("probe", &resnext::testing::run_probe, "name"_a, "input"_a, "output"_a, "seed"_a = 1,
-             "Run a small kernel that tests the emulation itself.");
+             "gpu"_a = resnext::simt::newest_architecture, "Run a small kernel that tests the emulation itself.");
 }
