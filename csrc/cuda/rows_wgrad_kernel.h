@@ -35,7 +35,7 @@
 // by predicates. So an infinity reaches only weights whose windows contain it. A tile that the map does not fill takes
 // a path with a test of each column.
 //
-// Limits: whole vectors of 4 channels, fewer than 2^30 output pixels. At most 46 KB of shared memory.
+// Limits: whole vectors of 4 channels, fewer than 2^30 output pixels. At most 52 KB of shared memory.
 #include "rows_wgrad_store.h"
 
 namespace resnext::cuda::rows_wgrad {

@@ -131,7 +131,8 @@ struct Gw {
   static constexpr int k_pitch = k_vectors + Form::pad, c_pitch = c_vectors + Form::pad;  // of columns in a stage
   static constexpr int group_c = width == 32 ? 16 : width;  // input channels of a group, in a block
   static constexpr int parts = width / group_c;             // blocks that share their output channels
-  static constexpr int tiles = width == 32 || (width < 16) + (stride == 2) + Form::pad > 1 ? 4 : 8;  // in a block
+  // In a block; as many as leave room for others, but strips of 56 columns in NCHW, where narrower ones share sectors.
+  static constexpr int tiles = width == 32 || (stride == 2 && (width < 16 || Form::pad > 0)) ? 4 : 8;
   static constexpr int tile_threads = k_vectors * group_c / 2, threads = tiles * tile_threads;
   static constexpr int blocks = threads < 256 ? 4 : 2;             // that the registers of a multiprocessor must hold
   static constexpr int ahead = width < 16 || stride == 2 ? 1 : 2;  // steps being copied while one is in use
