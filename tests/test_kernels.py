@@ -27,8 +27,10 @@ LARGE = {
 
 
 def _width(width, h, w, stride, outputs=None, groups=None):
+    name = (
+        f"width_{width}{f'_to_{outputs}' if outputs else ''}{f'_x{groups}' if groups else ''}_{h}x{w}_stride_{stride}"
+    )
     groups = groups or max(2 * width, 32) // width
-    name = f"width_{width}{f'_to_{outputs}' if outputs else ''}_{h}x{w}_stride_{stride}"
     return name, Problem(2, width * groups, h, w, (outputs or width) * groups, groups=groups, stride=(stride, stride))
 
 
@@ -45,6 +47,7 @@ WIDTHS = dict(
         for width, outputs, groups in (
             *((width, None, 5) for width in (1, 2, 3, 5, 6, 7, 12, 14)),
             *((width, None, 2) for width in (24, 40, 48, 56, 65)),
+            *((width, None, 3) for width in (24, 40)),
             *((1, 4, 3), (4, 2, 6), (3, 8, 3), (8, 3, 3), (4, 12, 3), (12, 4, 3), (18, 5, 2), (5, 18, 2), (24, 40, 2)),
         )
         for stride, h, w in ((1, 4, 19), (2, 5, 13))

@@ -36,6 +36,7 @@ struct Maps {
   int64_t source_rows, source_columns, target_columns;
   int64_t source_stride, target_stride;  // from pixel to pixel, in elements; rows follow one another
   int64_t channels;                      // of the source in a group, in elements
+  int64_t group_distance;                // between the starts of neighbouring groups in the source
   bool prefetch;                         // the maps come from memory, not from cache
   bool stream;                           // the target is aligned, and too large to be worth a place in cache
 };
@@ -106,7 +107,7 @@ constexpr int channels_at_once = lanes == 16 ? 4 : 1;
 
 // Adds these elements of one row of taps to the sums of a block.
 template <class Walk, int slot, int per_lane, int steps, int targets>
-[[gnu::always_inline]] inline void add_channels(const float* pixels, int64_t pixel_stride, const float* weights,
+[[gnu::always_inline]] inline void add_channels(const float* pixels, const Maps& maps, const float* weights,
                                                 const BlockPlace& place, Vec (&sums)[targets]) {
   constexpr int elements = elements_at_once<slot, per_lane>, at_once = std::min(elements, channels_at_once);
   constexpr int sources = Walk::sources(steps);
@@ -119,14 +120,14 @@ template <class Walk, int slot, int per_lane, int steps, int targets>
     unroll<sources>([&](auto source) RESNEXT_INLINE {
       if (!((source == 0 && place.skip_first) || (source == sources - 1 && place.skip_last))) {
         unroll<at_once>([&](auto j) RESNEXT_INLINE {
-          const Vec x = spread<slot, per_lane, channel + j>(pixel);
+          const Vec x = spread<slot, per_lane, channel + j>(pixel, maps.group_distance);
           unroll<3>([&](auto s) RESNEXT_INLINE {
             constexpr int target = Walk::target(source, s, steps);
             if constexpr (target >= 0) sums[target] = multiply_add<per_lane>(sums[target], x, weight[j * 3 + s]);
           });
         });
       }
-      pixel = opaque(pixel + pixel_stride);
+      pixel = opaque(pixel + maps.source_stride);
     });
   });
 }
@@ -150,7 +151,8 @@ struct VectorPlace {
   const float* weights;  // packed
   Vec start;
   int64_t target_channel;
-  int count;  // of channels, to be stored
+  int count;       // of channels, to be stored
+  bool straddles;  // the channels are of two wide groups, half and half
 };
 
 // Computes `steps` steps of one row of targets, for one vector of channels.
@@ -164,8 +166,7 @@ template <class Walk, int slot, int per_lane, int steps>
     const float* pixels = taps.rows[row].source + place.first_source * maps.source_stride + vector.source_channel;
     const float* weights = vector.weights + taps.rows[row].r * 3 * lanes;
     for (int64_t channel = 0; channel < maps.channels; channel += elements_at_once<slot, per_lane>)
-      add_channels<Walk, slot, per_lane, steps>(pixels + channel, maps.source_stride, weights + channel * 9 * lanes,
-                                                place, sums);
+      add_channels<Walk, slot, per_lane, steps>(pixels + channel, maps, weights + channel * 9 * lanes, place, sums);
   }
   target += vector.target_channel;
   unroll<targets>([&](auto i) RESNEXT_INLINE {
@@ -212,7 +213,10 @@ void sum_row(const Maps& maps, int64_t target_row, int64_t begin, int64_t end, c
       if (maps.prefetch)
         prefetch_block<Walk>(maps, target_row, vector, first_source, Walk::sources(size), block_target,
                              size * Walk::step_targets);
-      sum_block<Walk, slot, per_lane, size>(maps, taps, vector, place, block_target, maps.target_columns - column);
+      constexpr int two_groups = slot == lanes && lanes == 16 ? 8 : slot;
+      (vector.straddles ? sum_block<Walk, two_groups, per_lane, size>
+                        : sum_block<Walk, slot, per_lane, size>)(maps, taps, vector, place, block_target,
+                                                                 maps.target_columns - column);
     }
     return step + size;
   };

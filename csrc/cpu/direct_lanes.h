@@ -9,7 +9,8 @@
 // group's width leaves over of its lanes is padding:
 //
 //   slot 4, width 3, 16 lanes     a0 a1 a2 -  b0 b1 b2 -  c0 c1 c2 -  d0 d1 d2 -
-//   slot 16, width 24, 16 lanes   a0 a1 ... a15 | a16 ... a23 - - - - - - - -
+//   slot 16, width 20, 16 lanes   a0 a1 ... a15 | a16 ... a19 - - - - - - - - - - - -
+//   slot 16, width 24, paired     a0 a1 ... a15 | a16 ... a23 b0 ... b7 | b8 b9 ... b23
 //
 // Padded lanes of a tile are zero, and so are the weights that meet them; padded lanes of a result are never stored.
 namespace resnext::cpu {
@@ -17,31 +18,33 @@ namespace {
 
 template <int slot>
 struct Lanes {
-  static constexpr int groups_per_vector = lanes / slot;
-
   int64_t width, groups;
+  bool paired;  // two wide groups lie close together: the vector in their middle holds half a vector of each
 
   int64_t channels() const { return width * groups; }
-  int64_t vectors_per_group() const { return slot < lanes ? 1 : (width + lanes - 1) / lanes; }
-  int64_t units() const { return (groups + groups_per_vector - 1) / groups_per_vector; }
-  int64_t vectors() const { return units() * vectors_per_group(); }
+
+  // A unit is a group, or groups that share a vector.
+  int64_t groups_per_unit() const { return slot < lanes ? lanes / slot : paired ? 2 : 1; }
+  int64_t vectors_per_unit() const { return slot < lanes ? 1 : (groups_per_unit() * width + lanes - 1) / lanes; }
+  int64_t units() const { return (groups + groups_per_unit() - 1) / groups_per_unit(); }
+  int64_t vectors() const { return paired ? (channels() + lanes - 1) / lanes : units() * vectors_per_unit(); }
 
   // The channels of a vector: they are neighbours in the tensor.
   int64_t first_channel(int64_t vector) const {
-    if (slot < lanes) return vector * groups_per_vector * width;
-    return vector / vectors_per_group() * width + vector % vectors_per_group() * lanes;
+    return vector / vectors_per_unit() * groups_per_unit() * width + vector % vectors_per_unit() * lanes;
   }
 
   int count(int64_t vector) const {
-    const int64_t left = slot < lanes
-                             ? std::min<int64_t>(groups_per_vector, groups - vector * groups_per_vector) * width
-                             : width - vector % vectors_per_group() * lanes;
-    return static_cast<int>(std::min<int64_t>(left, lanes));
+    const int64_t first_group = vector / vectors_per_unit() * groups_per_unit();
+    const int64_t unit_channels = std::min(groups_per_unit(), groups - first_group) * width;
+    return static_cast<int>(std::min<int64_t>(unit_channels - vector % vectors_per_unit() * lanes, lanes));
   }
 
   bool has_gaps() const { return slot < lanes && width < slot; }
   // Every lane of every vector is a channel.
-  bool is_full() const { return slot < lanes ? width == slot && groups % groups_per_vector == 0 : width % lanes == 0; }
+  bool is_full() const {
+    return slot < lanes ? width == slot && groups % groups_per_unit() == 0 : (paired ? channels() : width) % lanes == 0;
+  }
 
   // A lane's group and its channel's number in the group, -1 for padding.
   struct Place {
@@ -49,9 +52,17 @@ struct Lanes {
   };
 
   Place place(int64_t vector, int lane) const {
-    const int64_t group = slot < lanes ? vector * groups_per_vector + lane / slot : vector / vectors_per_group();
-    const int64_t channel = slot < lanes ? lane % slot : vector % vectors_per_group() * lanes + lane;
-    return {group, group < groups && channel < width ? channel : -1};
+    if (slot < lanes) {
+      const int64_t group = vector * groups_per_unit() + lane / slot;
+      return {group, group < groups && lane % slot < width ? lane % slot : -1};
+    }
+    const int64_t channel = first_channel(vector) + lane;
+    return {channel / width, lane < count(vector) ? channel % width : -1};
+  }
+
+  // The vector holds channels of two wide groups.
+  bool straddles(int64_t vector) const {
+    return paired && first_channel(vector) / width != (first_channel(vector) + count(vector) - 1) / width;
   }
 };
 

@@ -54,7 +54,7 @@ Vec start_value(const Sum<T, slot>& sum, int64_t vector) {
   return target.gaps.open(load_part(sum.bias + target.map.first_channel(vector), target.map.count(vector)));
 }
 
-// How a sum is cut into tiles, from its shape alone. A unit is a group, or as many groups as share a vector.
+// How a sum is cut into tiles, from its shape alone.
 struct TilePlan {
   bool source_in_place, target_in_place;
   int64_t units, blocks;                   // units of a block, blocks of an image
@@ -73,7 +73,7 @@ int64_t units_in_place(const Sum<T, slot>& sum) {
   const Lanes<slot>& map = sum.target.map;
   if (map.width <= 16) return map.units();
   const int64_t vectors = std::clamp<int64_t>(cached_floats / sum.pack_plan().vector_size(), 1, most_channels / lanes);
-  return std::clamp<int64_t>(vectors / map.vectors_per_group(), 1, map.units());
+  return std::clamp<int64_t>(vectors / map.vectors_per_unit(), 1, map.units());
 }
 
 template <class Walk, class T, int slot>
@@ -89,23 +89,23 @@ TilePlan tile_plan(const Sum<T, slot>& sum) {
     const int64_t source_rows = std::min(sum.source.rows, Walk::last_source_row(rows) - Walk::first_source_row(0) + 1);
     const int64_t source_pixels = plan.source_in_place ? 0 : source_rows * sum.source.columns;
     const int64_t target_pixels = plan.target_in_place ? 0 : rows * sum.target.columns;
-    plan.source_floats = source_pixels * plan.units * from.vectors_per_group() * lanes / per_lane<T>;
-    plan.target_floats = target_pixels * plan.units * to.vectors_per_group() * lanes;
+    plan.source_floats = source_pixels * plan.units * from.vectors_per_unit() * lanes / per_lane<T>;
+    plan.target_floats = target_pixels * plan.units * to.vectors_per_unit() * lanes;
     return plan.scratch();
   };
   plan.rows = plan.source_in_place ? 1 : sum.target.rows;
   if (plan.source_in_place) {
     plan.units = units_in_place(sum);
   } else {  // in NHWC a block takes whole lines of cache, unless a few rows of them would not fit into it
-    plan.units = nhwc ? std::clamp<int64_t>(line_channels / lanes / from.vectors_per_group(), 1, from.units()) : 1;
+    plan.units = nhwc ? std::clamp<int64_t>(line_channels / lanes / from.vectors_per_unit(), 1, from.units()) : 1;
     while (plan.units > 1 && floats(fewest_rows) > cached_floats) --plan.units;
     while (plan.rows > 1 && floats(plan.rows) > cached_floats) plan.rows = (plan.rows + 1) / 2;
   }
   floats(plan.rows);
   plan.tiles = (sum.target.rows + plan.rows - 1) / plan.rows;
   plan.blocks = (from.units() + plan.units - 1) / plan.units;
-  plan.source_vectors = plan.units * from.vectors_per_group();
-  plan.target_vectors = plan.units * to.vectors_per_group();
+  plan.source_vectors = plan.units * from.vectors_per_unit();
+  plan.target_vectors = plan.units * to.vectors_per_unit();
   return plan;
 }
 
@@ -179,6 +179,7 @@ Maps tile_maps(const Sum<T, slot>& sum, const TilePlan& plan, const TileParts& p
   maps.source_columns = sum.source.columns;
   maps.target_columns = sum.target.columns;
   maps.channels = sum.pack_plan().channels / per_lane<T>;
+  maps.group_distance = (slot < lanes ? slot : sum.source.map.width) / per_lane<T>;
   maps.prefetch = plan.source_in_place && comes_from_memory(sum);
   maps.stream = worth_streaming(sum, plan);
   return maps;
@@ -197,12 +198,16 @@ void sum_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const float* packe
     if (!plan.source_in_place) load_pixels(sum.source, parts.source, prefetch, source_scratch<T>(scratch));
     const auto vector_place = [&](int64_t i) {
       const int64_t vector = parts.target.first_vector + i;
-      const int64_t source_vector = i / to.vectors_per_group() * from.vectors_per_group();
-      const int64_t source_channel =
-          plan.source_in_place ? from.first_channel(parts.source.first_vector + source_vector) : source_vector * lanes;
-      return VectorPlace{source_channel / per_lane<T>, packed + vector * vector_size, start_value(sum, vector),
+      const int64_t unit = vector / to.vectors_per_unit(), first_group = unit * to.groups_per_unit();
+      const int64_t group_in_unit = slot < lanes ? 0 : to.place(vector, 0).group - first_group;
+      const int64_t unit_channel =
+          plan.source_in_place ? first_group * from.width : i / to.vectors_per_unit() * from.vectors_per_unit() * lanes;
+      return VectorPlace{(unit_channel + group_in_unit * from.width) / per_lane<T>,
+                         packed + vector * vector_size,
+                         start_value(sum, vector),
                          plan.target_in_place ? to.first_channel(vector) : i * lanes,
-                         plan.target_in_place ? to.count(vector) : lanes};
+                         plan.target_in_place ? to.count(vector) : lanes,
+                         to.straddles(vector)};
     };
     for (int64_t i = 0; i < parts.target.rows; ++i) {
       if (prefetch) {
@@ -240,18 +245,25 @@ void run_sum(const Sum<T, slot>& sum) {
   }
 }
 
+// Two groups whose width is half a vector more than whole ones fill vectors together.
+template <int slot>
+Lanes<slot> lanes_of(const ConvShape& shape, int64_t width) {
+  const bool paired = slot == lanes && lanes == 16 && width % 16 == 8 && shape.c_per_group() == shape.k_per_group();
+  return {width, shape.groups, paired};
+}
+
 // The tensors of a problem.
 template <int slot, class T>
 Tensor<T, slot> input_tensor(const Problem& problem, T* data) {
   const ConvShape& shape = problem.shape;
-  const Lanes<slot> map{shape.c_per_group(), shape.groups};
+  const Lanes<slot> map = lanes_of<slot>(shape, shape.c_per_group());
   return {data, problem.layout, shape.h, shape.w, map, Gaps<slot>(map)};
 }
 
 template <int slot, class T>
 Tensor<T, slot> output_tensor(const Problem& problem, T* data) {
   const ConvShape& shape = problem.shape;
-  const Lanes<slot> map{shape.k_per_group(), shape.groups};
+  const Lanes<slot> map = lanes_of<slot>(shape, shape.k_per_group());
   return {data, problem.layout, shape.p(), shape.q(), map, Gaps<slot>(map)};
 }
 

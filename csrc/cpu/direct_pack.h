@@ -36,10 +36,14 @@ struct LaneOffsets {
   LaneOffsets(const Lanes<slot>& map, int64_t vector, bool lanes_are_inputs, int64_t width,
               const Weight<Pointer>& weight)
       : channel(lanes_are_inputs ? weight.stride_k : weight.stride_c), r(weight.stride_r), s(weight.stride_s) {
+    const int count = map.count(vector);
+    auto place = map.place(vector, 0);
     for (int i = 0; i < lanes; ++i) {
-      const auto place = map.place(vector, i);
+      if (slot < lanes) place = map.place(vector, i);
       const int64_t k = place.group * width + (lanes_are_inputs ? 0 : place.channel);
-      lane[i] = place.channel < 0 ? -1 : k * weight.stride_k + (lanes_are_inputs ? place.channel * weight.stride_c : 0);
+      const bool padding = slot < lanes ? place.channel < 0 : i >= count;
+      lane[i] = padding ? -1 : k * weight.stride_k + (lanes_are_inputs ? place.channel * weight.stride_c : 0);
+      if (++place.channel == map.width) place = {place.group + 1, 0};
     }
   }
 };
@@ -107,7 +111,7 @@ void pack_vector(const PackPlan<slot>& plan, const Weight<const void*>& weight, 
       pack_runs(
           data + channel * offsets.channel, 9, offsets,
           [&](int64_t t) { return packed_place(channel, flip ? 8 - t : t); }, packed);
-  } else if (plan.lanes_are_inputs && krsc && slot == lanes) {
+  } else if (plan.lanes_are_inputs && krsc && slot == lanes && !plan.map.straddles(vector)) {
     data += offsets.lane[0];
     for (int64_t t = 0; t < 9; ++t)
       for (int64_t channel = 0; channel < width; ++channel)

@@ -32,7 +32,8 @@ struct Tile {
   const float* input;        // row `input_first`
   const float* grad_output;  // row `first`, pixels of one vector
   int64_t first, last, input_first;
-  int64_t input_stride;  // from pixel to pixel
+  int64_t input_stride;    // from pixel to pixel
+  int64_t group_distance;  // between the starts of groups
 };
 
 constexpr int wgrad_channels = lanes == 16 ? 4 : 2;  // as many as there are registers for three sums each
@@ -40,6 +41,9 @@ constexpr int wgrad_channels = lanes == 16 ? 4 : 2;  // as many as there are reg
 template <int slot, int stride>
 class RowSums {
  public:
+  [[gnu::always_inline]] explicit RowSums(const Tile& tile)
+      : pixel_(tile.input_stride), group_distance_(tile.group_distance) {}
+
   [[gnu::always_inline]] void begin(const float* packed, bool first) {
     unroll<count>([&](auto i) RESNEXT_INLINE { sums_[i] = first ? Vec{} : load(packed + packed_place(i / 3, i % 3)); });
   }
@@ -48,13 +52,12 @@ class RowSums {
     unroll<count>([&](auto i) RESNEXT_INLINE { store(packed + packed_place(i / 3, i % 3), sums_[i]); });
   }
 
-  // One row of grad_output and the input row, of pixels `pixel` elements apart, that it meets by the taps r.
-  [[gnu::always_inline]] void add_row(const float* input, int64_t pixel, const float* grad, int64_t inputs,
-                                      int64_t outputs) {
+  // One row of grad_output and the input row that it meets by the taps r.
+  [[gnu::always_inline]] void add_row(const float* input, const float* grad, int64_t inputs, int64_t outputs) {
     if constexpr (stride == 1)
-      add_row_of_stride_1(input, pixel, grad, outputs);
+      add_row_of_stride_1(input, grad, outputs);
     else
-      add_row_of_stride_2(input, pixel, grad, inputs, outputs);
+      add_row_of_stride_2(input, grad, inputs, outputs);
   }
 
  private:
@@ -62,12 +65,12 @@ class RowSums {
 
   template <int s>
   [[gnu::always_inline]] void add(const float* input, Vec grad) {
-    unroll<wgrad_channels>([&](auto j) RESNEXT_INLINE { sums_[j * 3 + s] += spread<slot, 1, j>(input) * grad; });
+    unroll<wgrad_channels>(
+        [&](auto j) RESNEXT_INLINE { sums_[j * 3 + s] += spread<slot, 1, j>(input, group_distance_) * grad; });
   }
 
   // Input column w meets the outputs w + 1, w and w - 1 by the taps 0, 1 and 2, if they exist.
-  [[gnu::always_inline]] void add_row_of_stride_1(const float* input, int64_t pixel, const float* grad,
-                                                  int64_t columns) {
+  [[gnu::always_inline]] void add_row_of_stride_1(const float* input, const float* grad, int64_t columns) {
     Vec before = load(grad);
     if (columns == 1) return add<1>(input, before);
     Vec here = load(grad + lanes);
@@ -75,9 +78,9 @@ class RowSums {
     add<1>(input, before);
     for (int64_t column = 1; column < columns - 1; ++column) {
       const Vec after = load(grad + (column + 1) * lanes);
-      const float* x = input + column * pixel;
+      const float* x = input + column * pixel_;
       unroll<wgrad_channels>([&](auto j) RESNEXT_INLINE {
-        const Vec spread_x = spread<slot, 1, j>(x);
+        const Vec spread_x = spread<slot, 1, j>(x, group_distance_);
         sums_[j * 3] += spread_x * after;
         sums_[j * 3 + 1] += spread_x * here;
         sums_[j * 3 + 2] += spread_x * before;
@@ -85,31 +88,32 @@ class RowSums {
       before = here;
       here = after;
     }
-    add<1>(input + (columns - 1) * pixel, here);
-    add<2>(input + (columns - 1) * pixel, before);
+    add<1>(input + (columns - 1) * pixel_, here);
+    add<2>(input + (columns - 1) * pixel_, before);
   }
 
   // Input column 2q meets output q by tap 1; column 2q + 1 meets q by tap 2 and q + 1 by tap 0.
-  [[gnu::always_inline]] void add_row_of_stride_2(const float* input, int64_t pixel, const float* grad, int64_t inputs,
+  [[gnu::always_inline]] void add_row_of_stride_2(const float* input, const float* grad, int64_t inputs,
                                                   int64_t outputs) {
     Vec here = load(grad);
     for (int64_t q = 0; q < outputs - 1; ++q) {
       const Vec after = load(grad + (q + 1) * lanes);
-      const float* x = input + 2 * q * pixel;
+      const float* x = input + 2 * q * pixel_;
       add<1>(x, here);
       unroll<wgrad_channels>([&](auto j) RESNEXT_INLINE {
-        const Vec spread_x = spread<slot, 1, j>(x + pixel);
+        const Vec spread_x = spread<slot, 1, j>(x + pixel_, group_distance_);
         sums_[j * 3] += spread_x * after;
         sums_[j * 3 + 2] += spread_x * here;
       });
       here = after;
     }
-    const float* x = input + 2 * (outputs - 1) * pixel;
+    const float* x = input + 2 * (outputs - 1) * pixel_;
     add<1>(x, here);
-    if (2 * outputs - 1 < inputs) add<2>(x + pixel, here);
+    if (2 * outputs - 1 < inputs) add<2>(x + pixel_, here);
   }
 
   Vec sums_[count];
+  int64_t pixel_, group_distance_;
 };
 
 // Adds a tile to the packed weights of one vector of output channels.
@@ -119,19 +123,19 @@ template <int slot, int stride>
   for (int64_t r = 0; r < 3; ++r)
     for (int64_t channel = 0; channel < channels; channel += wgrad_channels) {
       float* place = packed + packed_place(channel, 3 * r);
-      RowSums<slot, stride> sums;
+      RowSums<slot, stride> sums(tile);
       sums.begin(place, first);
       for (int64_t p = tile.first; p < tile.last; ++p) {
         const int64_t h = p * stride - 1 + r;
         if (h < 0 || h >= shape.h) continue;
         const float* input = tile.input + (h - tile.input_first) * columns * tile.input_stride + channel;
-        sums.add_row(input, tile.input_stride, tile.grad_output + (p - tile.first) * outputs * lanes, columns, outputs);
+        sums.add_row(input, tile.grad_output + (p - tile.first) * outputs * lanes, columns, outputs);
       }
       sums.end(place);
     }
 }
 
-// A problem, and how it is cut, from its shape alone. A unit is a group, or as many groups as share a vector.
+// A problem, and how it is cut, from its shape alone.
 template <class T, int slot>
 struct WgradPlan {
   Tensor<const T, slot> input, grad_output;
@@ -157,7 +161,7 @@ WgradPlan<T, slot> wgrad_plan(const WgradArgs& args) {
                       int64_t(sizeof(T)) >
                   cached_bytes;
   plan.stride = shape.stride_h;
-  const int64_t input_row = shape.w * inputs.vectors_per_group() * lanes, output_row = shape.q() * lanes;
+  const int64_t input_row = shape.w * inputs.vectors_per_unit() * lanes, output_row = shape.q() * lanes;
   const int64_t rows_that_fit = std::clamp<int64_t>(tile_floats / (plan.stride * input_row + output_row), 1, shape.p());
   int64_t tiles = (shape.p() + rows_that_fit - 1) / rows_that_fit;
   if (tiles > 1) tiles += tiles % 2;  // an even number of equal tiles shares out well
@@ -176,25 +180,30 @@ template <class T, int slot>
 void add_unit_tile(const ConvShape& shape, const WgradPlan<T, slot>& plan, int64_t tile_index, int64_t unit, bool first,
                    float* scratch, float* packed) {
   const int64_t image = tile_index / plan.tiles_per_image;
-  const int64_t input_vectors = plan.input.map.vectors_per_group(), vectors = plan.grad_output.map.vectors_per_group();
+  const Lanes<slot>&inputs = plan.input.map, &outputs = plan.grad_output.map;
+  const int64_t first_input = unit * inputs.vectors_per_unit(), first_vector = unit * outputs.vectors_per_unit();
+  const int64_t input_vectors = std::min(inputs.vectors_per_unit(), inputs.vectors() - first_input);
+  const int64_t end_vector = std::min(first_vector + outputs.vectors_per_unit(), outputs.vectors());
   Tile tile{};
   tile.first = tile_index % plan.tiles_per_image * plan.tile_rows;
   tile.last = std::min(tile.first + plan.tile_rows, shape.p());
   tile.input_first = std::max<int64_t>(tile.first * plan.stride - 1, 0);
   tile.input_stride = input_vectors * lanes;
+  tile.group_distance = slot < lanes ? slot : inputs.width;
   const int64_t input_last = std::min((tile.last - 1) * plan.stride + 2, shape.h);
   float* grad_output = scratch + plan.input_scratch;
-  tile.input = scratch;
   tile.grad_output = grad_output;
-  load_pixels(plan.input, {image, unit * input_vectors, input_vectors, tile.input_first, input_last - tile.input_first},
+  load_pixels(plan.input, {image, first_input, input_vectors, tile.input_first, input_last - tile.input_first},
               plan.prefetch, scratch);
-  for (int64_t vector = unit * vectors; vector < (unit + 1) * vectors; ++vector) {
+  for (int64_t vector = first_vector; vector < end_vector; ++vector) {
     load_pixels(plan.grad_output, {image, vector, 1, tile.first, tile.last - tile.first}, plan.prefetch, grad_output);
-    float* vector_weights = packed + vector * plan.pack.vector_size();
-    if (plan.stride == 1)
-      add_tile<slot, 1>(shape, tile, first, plan.pack.channels, vector_weights);
-    else
-      add_tile<slot, 2>(shape, tile, first, plan.pack.channels, vector_weights);
+    const int64_t group_in_unit = slot < lanes ? 0 : outputs.place(vector, 0).group - unit * outputs.groups_per_unit();
+    tile.input = scratch + group_in_unit * inputs.width;
+    constexpr int two_groups = slot == lanes && lanes == 16 ? 8 : slot;
+    const bool straddles = outputs.straddles(vector);
+    const auto add = plan.stride == 1 ? (straddles ? add_tile<two_groups, 1> : add_tile<slot, 1>)
+                                      : (straddles ? add_tile<two_groups, 2> : add_tile<slot, 2>);
+    add(shape, tile, first, plan.pack.channels, packed + vector * plan.pack.vector_size());
   }
 }
 
@@ -202,9 +211,9 @@ void add_unit_tile(const ConvShape& shape, const WgradPlan<T, slot>& plan, int64
 template <class T, int slot>
 void add_part(const ConvShape& shape, const WgradPlan<T, slot>& plan, int64_t part, int64_t begin, int64_t end,
               float* scratch, float* packed) {
-  const int64_t unit_size = plan.pack.size() / plan.units;
+  const int64_t unit_size = plan.pack.map.vectors_per_unit() * plan.pack.vector_size();
   const int64_t first = plan.tiles * part / plan.parts, last = plan.tiles * (part + 1) / plan.parts;
-  if (first == last) std::fill(packed + begin * unit_size, packed + end * unit_size, 0.0f);
+  if (first == last) std::fill(packed + begin * unit_size, packed + std::min(end * unit_size, plan.pack.size()), 0.0f);
   for (int64_t tile = first; tile < last; ++tile)
     for (int64_t unit = begin; unit < end; ++unit)
       add_unit_tile(shape, plan, tile, unit, tile == first, scratch, packed);

@@ -192,13 +192,13 @@ template <int j>
 
 // For the groups that share a vector, `slot` lanes each (or the one group, if it fills vectors), whose channels start
 // at `pixel`: in every lane, channel 4 * quad + j of the group to which the lane belongs, where `pixel` has been
-// advanced by 4 * quad. With two channels in a lane, channel means pair of channels; groups then lie slot / 2 pairs
-// apart.
+// advanced by 4 * quad. With two channels in a lane, channel means pair of channels. Of slot 8, the second group starts
+// `distance` elements behind the first.
 //
 //   slot 4, 16 lanes, j = 1   pixel   a0 a1 a2 a3 b0 b1 b2 b3 c0 c1 c2 c3 d0 d1 d2 d3
 //                             result  a1 a1 a1 a1 b1 b1 b1 b1 c1 c1 c1 c1 d1 d1 d1 d1
 template <int slot, int per_lane, int j>
-[[gnu::always_inline]] inline Vec spread(const float* pixel) {
+[[gnu::always_inline]] inline Vec spread(const float* pixel, [[maybe_unused]] int64_t distance) {
   if constexpr (slot == lanes) {
     return splat(pixel + j);
   } else if constexpr (slot == 4 && per_lane == 1) {
@@ -211,7 +211,7 @@ template <int slot, int per_lane, int j>
     } else {
       static_assert(slot == 8);
       const __m512 low = _mm512_maskz_broadcast_f32x4(0xffff, _mm_loadu_ps(pixel));
-      return copy_within_fours<j>(_mm512_mask_broadcast_f32x4(low, 0xff00, _mm_loadu_ps(pixel + 8 / per_lane)));
+      return copy_within_fours<j>(_mm512_mask_broadcast_f32x4(low, 0xff00, _mm_loadu_ps(pixel + distance)));
     }
 #endif
   }
