@@ -24,7 +24,7 @@ from cubins import find_toolkit
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = (  # every test, most of them for one case only
     "test_device or test_wrappers or odd_map_stride_2 or infinities or strides or autocast or compile or n1_c1024_7x7 "
-    "or (test_derivatives and more)"
+    "or (test_derivatives and more) or operator_with_two_results or per_sample or reads_grad_output_once"
 )
 
 
@@ -77,8 +77,9 @@ def sanitize(steps: Steps, device: str) -> None:
     if not path or device != "cuda":
         steps.skip("sanitizer", "no compute-sanitizer here" if device == "cuda" else "no GPU")
         return
-    cases = "test_exact and (odd_map or several_slices or 5x29 or group_width_3)"
-    tests = [sys.executable, "-m", "pytest", "-q", "tests/gpu/test_values.py", "-k", cases, "-p", "no:cacheprovider"]
+    cases = "(test_exact or test_grad_bias) and (odd_map or several_slices or 5x29 or group_width_3)"
+    files = ["tests/gpu/test_values.py", "tests/gpu/test_grad_bias.py"]
+    tests = [sys.executable, "-m", "pytest", "-q", *files, "-k", cases, "-p", "no:cacheprovider"]
     for tool in ("memcheck", "racecheck", "synccheck", "initcheck"):
         command = [path, "--tool", tool, "--error-exitcode", "9", "--target-processes", "all"]
         # PyTorch's caching allocator would hide overruns between tensors.
