@@ -61,7 +61,7 @@ def struct_fields(struct):
     return {name: (layout.fields[name][1], kind) for name, (kind, _) in found.items()}, layout.itemsize
 
 
-STRUCTS = {"Rows": "rows_nhwc_load.h", "Plan": "rows_nchw_plan.h"}
+STRUCTS = {"Rows": "rows_nhwc_load.h", "Plan": "rows_nchw_plan.h", "Wgrad": "rows_wgrad_load.h"}
 
 
 def tiles_launch(kind, images, rows, columns):
@@ -89,6 +89,44 @@ def tiles_kernels():
                 yield "rows_nchw", f"stream_tiles<{kind}, Sync>", count, 65536, integers
 
 
+def wgrad_launch(width, stride, layout, images, grad_rows, grad_columns):
+    """The threads of a block of rows_wgrad.h and what it is told, for the channels of one block in one slice."""
+    rows, columns = stride * grad_rows, stride * grad_columns
+    tiles = 4 if width == 32 or (stride == 2 and (width < 16 or layout == "Nchw")) else 8
+    segment_tiles = 1
+    while segment_tiles < tiles and 7 * segment_tiles < grad_columns:
+        segment_tiles *= 2
+    channels, k_lanes, c_lanes = (16 if width == 16 else 32), (4 if width == 16 else 8), (8 if width < 16 else 4)
+    threads = k_lanes * min(width, 16) // 2  # of a tile
+    strips = -(-grad_columns // (7 * segment_tiles))
+    walks = -(-images * strips * segment_tiles // tiles)
+    pixel = channels if layout == "Nhwc" else 1
+    steps = {"step": threads // c_lanes * channels, "grad_step": threads // k_lanes * channels}
+    planes = {"step": threads // 8 * rows * columns, "grad_step": threads // 8 * grad_rows * grad_columns}
+    return threads * tiles, {
+        **{"weight_k": 9 * width, "weight_c": 9, "weight_r": 3, "weight_s": 1, "channels_closer": 0},
+        **{"channels": channels, "channel_blocks": 1, "segments": images * strips, "strips": strips, "runs": 1},
+        **{"rows": rows, "columns": columns, "grad_rows": grad_rows, "grad_columns": grad_columns},
+        **{"run_rows": grad_rows, "segment_tiles": segment_tiles, "walks": walks, "slices": 1, "slice_walks": walks},
+        **{"row": columns * pixel, "grad_row": grad_columns * pixel, **(steps if layout == "Nhwc" else planes)},
+    }
+
+
+def wgrad_kernels():
+    """Rows for CORRECT: two images, borders on all sides, and a tile cut off."""
+    for width in (4, 8, 16, 32):
+        for stride in (1, 2):
+            for layout in ("Nhwc", "Nchw"):
+                threads, integers = wgrad_launch(width, stride, layout, 2, 2, 9 if layout == "Nhwc" else 7)
+                yield (
+                    f"rows_wgrad_{layout.lower()}",
+                    f"wgrad_rows<{width}, {stride}, {layout}, Sync>",
+                    threads,
+                    65536,
+                    integers,
+                )
+
+
 # Source, kernel, threads, bytes of dynamic shared memory, integers among the parameters: by index or, if the parameter
 # is a struct, by the field's name. Every kernel that uses shared memory has a row here, or a reason in NOT_VERIFIED.
 CORRECT = [
@@ -99,6 +137,7 @@ CORRECT = [
     ("wrapper_probes", "ring_probe", 32, 384, {2: 5}),
     *rows_kernels(),
     *tiles_kernels(),
+    *wgrad_kernels(),
 ]
 # The test of the test: the same kernels with one fault each.
 FAULTY_ROWS = {
@@ -106,6 +145,9 @@ FAULTY_ROWS = {
     "Spread<8>": rows_launch(8, (4, 30), (8, 60), tiles=4, images=1),
 }
 ROWS_FAULTS = ("NoBarrierAfterWeights", "NoSyncwarp", "NoAsyncWait", "AsyncWaitTooLax")
+FAULTY_WGRAD = wgrad_launch(8, 1, "Nhwc", 1, 4, 30)
+WGRAD_FAULTS = ("NoAsyncWait", "AsyncWaitTooLax", "NoBarrierAfterRow", "NoBarrierBeforeSums", "NoBarrierAfterSums")
+WGRAD_FAULTS += ("NoBarrierBeforeResults",)
 TILES_FAULTS = ("NoAsyncWait", "AsyncWaitTooLax", "NoBarrierAtStage", "NoBarrierBeforeResults", "NoSyncwarp")
 FAULTS = [
     ("bug_probes", "tiles<no_barrier_before_reading>", "potential_race"),
@@ -115,6 +157,7 @@ FAULTS = [
     ("bug_probes", "async_tiles<async_wait_too_lax>", "potential_race"),
     ("bug_probes", "neighbours<no_syncwarp>", "potential_race"),
     ("bug_probes", "barriers<barrier_in_a_branch>", "not_wellsynced"),
+    *(("rows_wgrad_bugs", f"wgrad_rows<8, 1, Nhwc, {fault}>", "potential_race") for fault in WGRAD_FAULTS),
     *(("rows_nchw_bugs", f"stream_tiles<Gw<16, 2>, {fault}>", "potential_race") for fault in TILES_FAULTS),
     *(
         ("rows_bugs", f"stream_rows<{kind}, Wide, {fault}>", "potential_race")
@@ -203,6 +246,8 @@ def test_faults_are_found(entries, tmp_path, source, name, verdict):
         threads, shared, integers = 128, 65536, next(rows for kind, rows in FAULTY_ROWS.items() if kind in name)
     elif source == "rows_nchw_bugs":
         threads, shared, integers = 128, 65536, tiles_launch("Gw<16, 2>", 1, 4, 28)
+    elif source == "rows_wgrad_bugs":
+        (threads, integers), shared = FAULTY_WGRAD, 65536
     for answer in verify(entries[source, name], tmp_path, threads, shared, integers):
         assert answer["result"] == verdict, answer["diagnostics"]
 
