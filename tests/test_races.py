@@ -61,6 +61,7 @@ def struct_fields(struct):
     return {name: (layout.fields[name][1], kind) for name, (kind, _) in found.items()}, layout.itemsize
 
 
+# The structs that kernels take, known by their sizes.
 STRUCTS = {"Rows": "rows_nhwc_load.h", "Plan": "rows_nchw_plan.h", "Wgrad": "rows_wgrad_load.h"}
 
 
@@ -97,13 +98,14 @@ def wgrad_launch(width, stride, layout, images, grad_rows, grad_columns):
     while segment_tiles < tiles and 7 * segment_tiles < grad_columns:
         segment_tiles *= 2
     channels, k_lanes, c_lanes = (16 if width == 16 else 32), (4 if width == 16 else 8), (8 if width < 16 else 4)
-    threads = k_lanes * min(width, 16) // 2  # of a tile
+    tile_threads = k_lanes * min(width, 16) // 2
+    threads = tile_threads * segment_tiles  # that load a segment
     strips = -(-grad_columns // (7 * segment_tiles))
     walks = -(-images * strips * segment_tiles // tiles)
     pixel = channels if layout == "Nhwc" else 1
     steps = {"step": threads // c_lanes * channels, "grad_step": threads // k_lanes * channels}
     planes = {"step": threads // 8 * rows * columns, "grad_step": threads // 8 * grad_rows * grad_columns}
-    return threads * tiles, {
+    return tile_threads * tiles, {
         **{"weight_k": 9 * width, "weight_c": 9, "weight_r": 3, "weight_s": 1, "channels_closer": 0},
         **{"channels": channels, "channel_blocks": 1, "segments": images * strips, "strips": strips, "runs": 1},
         **{"rows": rows, "columns": columns, "grad_rows": grad_rows, "grad_columns": grad_columns},
@@ -174,11 +176,12 @@ def entries():
     bugs = [name.strip() for name in bugs.split(",")]
     sources = [*TESTING.glob("*.cu"), *(cubins.ROOT / "csrc/cuda").glob("*.cu")]
     cubins.build((), sources=sources)
+    parameter = r"\.param \.(?:align \d+ \.)?(\w+)(?: \.ptr \.align \d+)? \w+(\[\d+\])?"
     found = {}
     for source in sources:
         path = cubins.OUTPUT / f"{source.stem}.{cubins.PTX}.ptx"
         parameters = {
-            symbol: [kind + size for kind, size in re.findall(r"\.param \.(?:align \d+ \.)?(\w+) \w+(\[\d+\])?", text)]
+            symbol: [kind + size for kind, size in re.findall(parameter, text)]
             for symbol, text in re.findall(r"\.entry (\w+)\((.*?)\)", path.read_text(), re.S)
         }
         for symbol, name in cubins.short_names(list(parameters)).items():
