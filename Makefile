@@ -25,7 +25,7 @@ demo: build  ## Real photographs through ResNeXt-50 on this package: agreement, 
 	$(BIN)/python examples/demo.py
 
 test: build $(VENV)/.nvcc  ## The whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(MAX_JOBS) --dist loadfile
 
 $(VENV)/.nvcc: $(VENV)/.installed requirements-cuda.txt
 	$(BIN)/python benchmarks/cubins.py > $@ || $(BIN)/pip install --quiet -r requirements-cuda.txt || \
