@@ -63,6 +63,10 @@ const KernelTable<WgradArgs>& wgrad_table();
 }  // namespace cpu
 
 namespace cuda {
+// What problem.architecture has to be for a GPU, or for the current one if `device` is -1; where there is none, the
+// newest that this build has code for.
+int gpu_architecture(int device);
+
 const KernelTable<FpropArgs>& fprop_table();
 const KernelTable<DgradArgs>& dgrad_table();
 const KernelTable<WgradArgs>& wgrad_table();

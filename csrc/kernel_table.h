@@ -18,7 +18,8 @@ struct Problem {
   ConvShape shape;
   DType dtype;
   Layout layout;
-  int alignment = 16;  // of all activations, in bytes: the largest power of two up to 16 that divides their addresses
+  int alignment = 16;    // of all activations, in bytes: the largest power of two up to 16 that divides their addresses
+  int architecture = 0;  // of the GPU, such as 80 for compute capability 8.0; 0 on the CPU
 };
 
 // One row of a kernel table. `Args` is the argument record of the pass (FpropArgs, DgradArgs, WgradArgs).

@@ -124,3 +124,17 @@ def test_tables(pass_name):
 @given(problem=kernels.problems(), dtype=st.sampled_from(DTYPES), layout=st.sampled_from(LAYOUTS))
 def test_random_problems(pass_name, problem, dtype, layout):
     check_rounding(pass_name, problem, dtype, layout)
+
+
+@pytest.mark.parametrize("pass_name", PASSES)
+def test_tables_by_gpu(pass_name):
+    """Every GPU has a kernel for everything, and a newer one refuses nothing that an older one takes."""
+    for case in CASES.values():
+        for dtype in DTYPES:
+            for layout in LAYOUTS:
+                shape = kernels.shape_of(case)
+                by_gpu = [_testing_cuda.explain_on(gpu, pass_name, shape, dtype, layout) for gpu in (75, 80, 90, 120)]
+                assert by_gpu[2] == _testing_cuda.explain(pass_name, shape, dtype, layout)
+                taken = [{name for name, reason in entries if not reason} for entries in by_gpu]
+                assert f"{pass_name}_generic" in taken[0]
+                assert taken[0] <= taken[1] <= taken[2] <= taken[3]

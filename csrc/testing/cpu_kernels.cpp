@@ -42,6 +42,7 @@ struct Cpu {
   static const auto& table(const FpropArgs*) { return cpu::fprop_table(); }
   static const auto& table(const DgradArgs*) { return cpu::dgrad_table(); }
   static const auto& table(const WgradArgs*) { return cpu::wgrad_table(); }
+  static int architecture() { return 0; }
   static constexpr const char* number = "threads";
 
   class Session {

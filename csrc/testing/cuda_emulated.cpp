@@ -18,6 +18,7 @@ struct Tables {
   static const auto& table(const FpropArgs*) { return cuda::fprop_table(); }
   static const auto& table(const DgradArgs*) { return cuda::dgrad_table(); }
   static const auto& table(const WgradArgs*) { return cuda::wgrad_table(); }
+  static int architecture() { return cuda::gpu_architecture(-1); }
 };
 
 struct Cuda : Tables {
@@ -105,16 +106,26 @@ struct FarCuda : Tables {
   };
 };
 
+// Another GPU than usual, for as long as this lives.
+struct Gpu {
+  explicit Gpu(int architecture) { simt::gpu_architecture = architecture; }
+  ~Gpu() { simt::gpu_architecture = simt::newest_architecture; }
+};
+
+std::vector<std::pair<std::string, std::string>> explain_on(int gpu, const std::string& pass,
+                                                            const std::array<int64_t, 14>& shape,
+                                                            const std::string& dtype, const std::string& layout) {
+  const Gpu other(gpu);
+  return explain_entries<Cuda>(pass, shape, dtype, layout);
+}
+
 // Runs a probe (simt_probes.h) on an input and an output array, both flat.
 void run_probe(const std::string& name, py::array input, py::array output, int seed, int gpu) {
   require(input.ndim() == 1 && output.ndim() == 1 && output.writeable(), "expected flat arrays");
   Cuda::Session session(seed);
   const void* in = session.array("input", const_cast<void*>(input.data()), input.nbytes(), false);
   void* out = session.array("output", output.mutable_data(), output.nbytes(), true);
-  struct Gpu {
-    explicit Gpu(int number) { simt::gpu_architecture = number; }
-    ~Gpu() { simt::gpu_architecture = simt::newest_architecture; }
-  } const other(gpu);
+  const Gpu other(gpu);
   require(launch_probe(name, in, out, input.size(), session.stream()), "there is no probe '", name, "'");
   session.finish();
 }
@@ -129,6 +140,8 @@ PYBIND11_MODULE(_testing_cuda, module) {
   resnext::testing::define<resnext::testing::Cuda>(module);
   auto far = module.def_submodule("far", "The same for arrays of more bytes than there is memory; no checks.");
   resnext::testing::define<resnext::testing::FarCuda>(far);
+  module.def("explain_on", &resnext::testing::explain_on, "gpu"_a, "pass_name"_a, "shape"_a, "dtype"_a, "layout"_a,
+             "explain, as on a GPU of that architecture, such as 75.");
   module.def("probe", &resnext::testing::run_probe, "name"_a, "input"_a, "output"_a, "seed"_a = 1,
              "gpu"_a = resnext::simt::newest_architecture, "Run a small kernel that tests the emulation itself.");
 }

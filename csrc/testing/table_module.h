@@ -110,6 +110,7 @@ Weight<Pointer> weight_data(Session& session, py::array& array, const char* what
 template <class Session, class Args>
 std::string run(Session& session, const std::string& name, Args args) {
   args.problem.alignment = alignment_of(args);
+  args.problem.architecture = Session::DeviceType::architecture();
   std::string error;
   const KernelEntry<Args>* entry = select(Session::DeviceType::table(&args), args.problem, name, error);
   require(entry, error);
@@ -139,7 +140,8 @@ template <class Device>
 std::vector<std::pair<std::string, std::string>> explain_entries(const std::string& pass,
                                                                  const std::array<int64_t, 14>& shape,
                                                                  const std::string& dtype, const std::string& layout) {
-  const Problem problem = make_problem(shape, dtype, layout);
+  Problem problem = make_problem(shape, dtype, layout);
+  problem.architecture = Device::architecture();
   return with_table<Device>(pass, [&](const auto& table) {
     std::vector<std::pair<std::string, std::string>> reasons;
     for (const auto& entry : table) {

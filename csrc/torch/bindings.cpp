@@ -23,6 +23,8 @@ struct Cpu {
   static const auto& table(const DgradArgs*) { return cpu::dgrad_table(); }
   static const auto& table(const WgradArgs*) { return cpu::wgrad_table(); }
 
+  static int architecture(int) { return 0; }
+
   // A large output is fresh memory in most calls: glibc returns blocks over 32 MB to the system when they are freed.
   // In huge pages its first touch costs one fault for each 2 MB instead of one for each 4 KB.
   static void prepare(const Tensor& output) {

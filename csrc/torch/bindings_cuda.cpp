@@ -14,6 +14,8 @@ struct Cuda {
 
   static void prepare(const Tensor&) {}
 
+  static int architecture(int device) { return cuda::gpu_architecture(device); }
+
   template <class Args>
   static void launch(const KernelEntry<Args>& entry, Args& args, const Tensor& like) {
     const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());

@@ -18,6 +18,7 @@
 //   static has(const Tensor&) -> whether the tensor is on such a device
 //   static table(const Args*) -> the device's kernel table for that pass
 //   static prepare(const Tensor& output) -> whatever helps before the output is first written
+//   static architecture(device index, -1 for the current) -> Problem::architecture
 //   static launch(const KernelEntry<Args>&, Args&, const Tensor& like) -> workspace, stream or threads, and go
 namespace resnext::binding {
 
@@ -61,6 +62,7 @@ template <class Device, class Args>
 void run(Args args, const std::string& kernel_name, const Tensor& like) {
   const auto& table = Device::table(&args);
   args.problem.alignment = alignment_of(args);
+  args.problem.architecture = Device::architecture(like.get_device_index());
   std::string error;
   const auto* entry = select(table, args.problem, kernel_name, error);
   STD_TORCH_CHECK(entry, error);
@@ -198,7 +200,8 @@ std::string explain_problem(const std::string& pass, const Ints& problem_shape, 
   const auto* v = problem_shape.data();
   const ConvShape shape = checked_shape({v[0], v[1], v[2], v[3]}, {v[4], v[5], v[6], v[7]},
                                         {{v[9], v[10]}, {v[11], v[12]}, {v[13], v[14]}, v[8]});
-  const Problem problem{shape, dtype_of(dtype, "dtype"), channels_last ? Layout::nhwc : Layout::nchw};
+  Problem problem{shape, dtype_of(dtype, "dtype"), channels_last ? Layout::nhwc : Layout::nchw};
+  problem.architecture = Device::architecture(-1);
   if (pass == "fprop") return explain(Device::table(static_cast<FpropArgs*>(nullptr)), problem);
   if (pass == "dgrad") return explain(Device::table(static_cast<DgradArgs*>(nullptr)), problem);
   if (pass == "wgrad") return explain(Device::table(static_cast<WgradArgs*>(nullptr)), problem);
