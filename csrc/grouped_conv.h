@@ -19,15 +19,24 @@ struct Launch {
   void* stream;     // CUDA: the stream to launch on
 };
 
+// What follows the sum where problem.fused: output = activation(sum * scale[k] + shift[k] + residual), in the type of
+// the sums and rounded once.
+struct Epilogue {
+  const void *scale, *shift;  // k elements each: float, or double for f64
+  const void* residual;       // as the output, or null
+  bool relu;
+};
+
 // Activations are dense in problem.layout. No output aliases an input. Every element of an output is
 // written, and none is read.
 struct FpropArgs {
   Problem problem;
   const void* input;  // n x c x h x w
   Weight<const void*> weight;
-  const void* bias;  // k elements, or null
+  const void* bias;  // k elements, or null; null if problem.fused
   void* output;      // n x k x p x q
   Launch launch;
+  Epilogue epilogue{};
 };
 
 struct DgradArgs {
@@ -48,11 +57,12 @@ struct WgradArgs {
 };
 
 // What problem.alignment has to be.
-inline int alignment_of(const void* one, const void* other) {
-  const auto bits = reinterpret_cast<uintptr_t>(one) | reinterpret_cast<uintptr_t>(other) | 16;
+inline int alignment_of(const void* one, const void* other, const void* third = nullptr) {
+  const auto number = [](const void* pointer) { return reinterpret_cast<uintptr_t>(pointer); };
+  const uintptr_t bits = number(one) | number(other) | number(third) | 16;
   return static_cast<int>(bits & -bits);
 }
-inline int alignment_of(const FpropArgs& args) { return alignment_of(args.input, args.output); }
+inline int alignment_of(const FpropArgs& args) { return alignment_of(args.input, args.output, args.epilogue.residual); }
 inline int alignment_of(const DgradArgs& args) { return alignment_of(args.grad_output, args.grad_input); }
 inline int alignment_of(const WgradArgs& args) { return alignment_of(args.grad_output, args.input); }
 

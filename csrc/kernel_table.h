@@ -19,6 +19,7 @@ struct Problem {
   DType dtype;
   Layout layout;
   int alignment = 16;    // of all activations, in bytes: the largest power of two up to 16 that divides their addresses
+  bool fused = false;    // fprop with an Epilogue
   int architecture = 0;  // of the GPU, such as 80 for compute capability 8.0; 0 on the CPU
 };
 
@@ -30,7 +31,15 @@ struct KernelEntry {
   const char* (*why_not)(const Problem&);
   int64_t (*workspace_bytes)(const Problem&, int threads);
   void (*launch)(const Args&);
+  bool fuses = false;  // it computes problems that are fused, too
 };
+
+// Null if the kernel computes this problem, else the reason why not.
+template <class Args>
+const char* reason_against(const KernelEntry<Args>& entry, const Problem& problem) {
+  const char* reason = entry.why_not(problem);
+  return !reason && problem.fused && !entry.fuses ? "it fuses nothing" : reason;
+}
 
 template <class Args>
 using KernelTable = std::vector<KernelEntry<Args>>;
@@ -46,7 +55,7 @@ const KernelEntry<Args>* select(const KernelTable<Args>& table, const Problem& p
       names += std::string(names.empty() ? "" : ", ") + entry.name;
       continue;
     }
-    const char* reason = entry.why_not(problem);
+    const char* reason = reason_against(entry, problem);
     if (!reason) return &entry;
     if (!name.empty()) {
       error = "kernel '" + name + "' cannot run this problem: " + reason;
@@ -63,7 +72,7 @@ template <class Args>
 std::string explain(const KernelTable<Args>& table, const Problem& problem) {
   std::string lines;
   for (const auto& entry : table) {
-    const char* reason = entry.why_not(problem);
+    const char* reason = reason_against(entry, problem);
     lines += std::string(entry.name) + '\t' + (reason ? reason : "") + '\n';
   }
   return lines;

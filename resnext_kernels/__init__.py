@@ -2,12 +2,14 @@
 
 from ._ops import ResNeXtKernelsWarning
 from .functional import Explanation, GroupedConv2dFunction, explain, grouped_conv2d
+from .fusion import FusedGroupedConv2d, fuse, grouped_conv2d_act
 from .module import ConversionReport, GroupedConv2d, LazyGroupedConv2d, convert
 from .weights import export_weights, load_weights
 
 __all__ = [
     "ConversionReport",
     "Explanation",
+    "FusedGroupedConv2d",
     "GroupedConv2d",
     "GroupedConv2dFunction",
     "LazyGroupedConv2d",
@@ -15,6 +17,8 @@ __all__ = [
     "convert",
     "explain",
     "export_weights",
+    "fuse",
     "grouped_conv2d",
+    "grouped_conv2d_act",
     "load_weights",
 ]

@@ -53,6 +53,8 @@ OPERATORS = {
 }
 # The weight's gradient and the bias's, which is the sum of grad_output, by one pass over grad_output.
 GRAD_WEIGHT_BIAS = torch.ops.resnext_kernels.grouped_conv2d_grad_weight_bias.default
+# The output with scale, shift, residual and activation, for inference.
+ACT = torch.ops.resnext_kernels.grouped_conv2d_act.default
 
 
 def explain_lines(device_type: str, pass_name: str, problem_shape: list[int], dtype: torch.dtype, channels_last: bool):
@@ -158,6 +160,25 @@ def _fake(input, weight, bias, stride, padding, dilation, groups, *, kernel_name
     return _empty([input.shape[0], weight.shape[0], *hw], input, weight)
 
 
+@torch.library.register_fake(f"{NAMESPACE}::grouped_conv2d_act")
+def _fake_act(input, weight, scale, shift, residual, stride, padding, dilation, groups, activation, *, kernel_name=""):
+    output = _fake(input, weight, None, stride, padding, dilation, groups)
+    sums = torch.float64 if input.dtype == torch.float64 else torch.float32
+    for argument, tensor in (("scale", scale), ("shift", shift)):
+        same = tensor.device == input.device
+        _check(same, f"expected input and {argument} on one device, got {input.device} and {tensor.device}")
+        _check(
+            tensor.dtype == sums,
+            f"expected {argument} of dtype {sums} for an input of {input.dtype}, got {tensor.dtype}",
+        )
+        _check_size(tensor, argument, [weight.shape[0]])
+    if residual is not None:
+        _check_operand(residual, "residual", input, "input")
+        _check_size(residual, "residual", output.shape)
+    _check(activation in ("relu", "none"), f"expected activation to be 'relu' or 'none', got '{activation}'")
+    return output
+
+
 @torch.library.register_fake(f"{NAMESPACE}::grouped_conv2d_grad_input")
 def _fake_grad_input(grad_output, weight, input_hw, stride, padding, dilation, groups, *, kernel_name=""):
     _check_pair(input_hw, "input_hw")
@@ -192,6 +213,11 @@ def _flops(input, weight, *args, out_shape=None, **kwargs) -> int:
     return conv_flop_count(input, weight, out_shape)
 
 
+@register_flop_formula(torch.ops.resnext_kernels.grouped_conv2d_act)
+def _flops_act(input, weight, *args, out_shape=None, **kwargs) -> int:
+    return conv_flop_count(input, weight, out_shape)
+
+
 @register_flop_formula(torch.ops.resnext_kernels.grouped_conv2d_grad_input)
 def _flops_grad_input(grad_output, weight, *args, out_shape=None, **kwargs) -> int:
     return conv_flop_count(out_shape, weight, grad_output)
@@ -221,5 +247,5 @@ def _no_kernel(*args, kernel_name=""):
 
 
 _library = torch.library.Library(NAMESPACE, "IMPL")
-for _operator in (*OPERATORS.values(), GRAD_WEIGHT_BIAS):
+for _operator in (*OPERATORS.values(), GRAD_WEIGHT_BIAS, ACT):
     _library.impl(_operator, _no_kernel, "CompositeExplicitAutograd")

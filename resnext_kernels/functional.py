@@ -14,6 +14,7 @@ from . import _autograd, _ops
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _DEVICES = ("cpu", "cuda", "meta")
+OPS = ("fprop", "fprop_act", "dgrad", "wgrad")
 
 
 class GroupedConv2dFunction(torch.autograd.Function):
@@ -90,26 +91,13 @@ def grouped_conv2d(
         return handle_torch_function(grouped_conv2d, (input, weight, bias), *arguments, kernel=kernel)
     if not kernel and torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    if isinstance(input, Tensor) and input.device.type in ("cpu", "cuda"):
-        device = input.device.type
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-            input, weight, bias = (_autocast(tensor, device, dtype) for tensor in (input, weight, bias))
-            with torch.autocast(device, enabled=False):
-                return grouped_conv2d(input, weight, bias, stride, padding, dilation, groups, kernel=kernel)
-
-    reason = _why_not_an_operand(input, weight, bias, stride, padding, groups)
-    if reason or not kernel:
-        reason = reason or _why_pytorch_is_better(weight, groups)
-    if reason and kernel:
-        raise RuntimeError(f"expected a problem for kernel={kernel!r}, got one for PyTorch's own convolution: {reason}")
-    if reason:
+    if cast := autocast_operands(input, weight, bias):
+        with torch.autocast(input.device.type, enabled=False):
+            return grouped_conv2d(*cast, stride, padding, dilation, groups, kernel=kernel)
+    if why_pytorch(input, weight, bias, stride, padding, groups, kernel):
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
 
-    stride, dilation = _pair(stride), _pair(dilation)
-    if isinstance(padding, str):
-        input, padding = _pad_for(padding, input, weight, dilation)
-    padding = _pair(padding)
+    input, stride, padding, dilation = as_numbers(input, weight, stride, padding, dilation)
     unbatched = input.dim() == 3
     output = _ops.OPERATORS["output"](
         input.unsqueeze(0) if unbatched else input, weight, bias, stride, padding, dilation, groups, kernel_name=kernel
@@ -117,9 +105,28 @@ def grouped_conv2d(
     return output.squeeze(0) if unbatched else output
 
 
+def autocast_operands(input, *others):
+    """The tensors as autocast wants them, where it is enabled for the input's device; else None."""
+    if not isinstance(input, Tensor) or input.device.type not in ("cpu", "cuda"):
+        return None
+    device = input.device.type
+    if not torch.is_autocast_enabled(device):
+        return None
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(_autocast(tensor, device, dtype) for tensor in (input, *others))
+
+
 def _autocast(tensor, device: str, dtype: torch.dtype):
     eligible = isinstance(tensor, Tensor) and tensor.device.type == device and tensor.is_floating_point()
     return tensor.to(dtype) if eligible and tensor.dtype != torch.float64 else tensor
+
+
+def as_numbers(input: Tensor, weight: Tensor, stride, padding, dilation):
+    """The input, padded if padding="same" asks for more on one side, and the three settings as pairs."""
+    stride, dilation = _pair(stride), _pair(dilation)
+    if isinstance(padding, str):
+        input, padding = _pad_for(padding, input, weight, dilation)
+    return input, stride, _pair(padding), dilation
 
 
 def _pair(value) -> tuple[int, ...]:
@@ -135,6 +142,16 @@ def _pad_for(padding: str, input: Tensor, weight: Tensor, dilation) -> tuple[Ten
     if totals[0] % 2 or totals[1] % 2:
         input = F.pad(input, (0, totals[1] % 2, 0, totals[0] % 2))
     return input, (totals[0] // 2, totals[1] // 2)
+
+
+def why_pytorch(input, weight, bias, stride, padding, groups, kernel: str) -> str:
+    """Why PyTorch's own convolution runs, which is an error if a kernel is named. "" if the operator does."""
+    reason = _why_not_an_operand(input, weight, bias, stride, padding, groups)
+    if not kernel:
+        return reason or _why_pytorch_is_better(weight, groups)
+    if reason:
+        raise RuntimeError(f"expected a problem for kernel={kernel!r}, got one for PyTorch's own convolution: {reason}")
+    return ""
 
 
 def _why_not_an_operand(input, weight, bias, stride, padding, groups) -> str:
@@ -206,7 +223,8 @@ def explain(
     """Which kernel runs a problem, and the reason for or against every other one.
 
     Args:
-        op: "fprop" (the output), "dgrad" (the input's gradient) or "wgrad" (the weight's gradient).
+        op: "fprop" (the output), "fprop_act" (the output of `grouped_conv2d_act`), "dgrad" (the input's gradient) or
+            "wgrad" (the weight's gradient).
         input: as for `grouped_conv2d`, as are all that follow; only shapes, strides, dtypes and devices are read.
         weight: see above.
         bias: see above.
@@ -222,8 +240,8 @@ def explain(
         RuntimeError: as `grouped_conv2d` for an impossible problem.
 
     """
-    if op not in ("fprop", "dgrad", "wgrad"):
-        raise ValueError(f"expected op to be 'fprop', 'dgrad' or 'wgrad', got {op!r}")
+    if op not in OPS:
+        raise ValueError(f"expected op to be one of {OPS}, got {op!r}")
     reason = _why_not_an_operand(input, weight, bias, stride, padding, groups) or _why_pytorch_is_better(weight, groups)
     if reason:
         return Explanation(None, reason)

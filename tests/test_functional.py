@@ -273,7 +273,7 @@ def test_explain_tells_of_copies_and_bad_arguments():
     args = _conv_args(input=torch.randn(1, 8, 5, 10)[..., ::2])
     assert explain("fprop", **args).copies == ("input",)
     assert explain("fprop", **_conv_args()).copies == ()
-    with pytest.raises(ValueError, match="expected op to be 'fprop', 'dgrad' or 'wgrad', got 'forward'"):
+    with pytest.raises(ValueError, match=r"expected op to be one of \('fprop', .*\), got 'forward'"):
         explain("forward", **_conv_args())
     with pytest.raises(RuntimeError, match="to have 8 channels"):
         explain("fprop", **_conv_args(input=torch.randn(1, 6, 5, 5)))

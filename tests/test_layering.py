@@ -68,7 +68,18 @@ def test_the_emulation_compiles_every_cuda_source():
 
 
 # Modules of the package, lowest first: each imports only those before it.
-ORDER = ["_private_torch", "_ops", "_autograd", "functional", "module", "complexity", "block", "network", "weights"]
+ORDER = [
+    "_private_torch",
+    "_ops",
+    "_autograd",
+    "functional",
+    "module",
+    "fusion",
+    "complexity",
+    "block",
+    "network",
+    "weights",
+]
 ORDER += ["__init__", "problems", "cli", "__main__"]
 
 

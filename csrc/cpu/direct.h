@@ -39,6 +39,8 @@ struct Maps {
   int64_t group_distance;                // between the starts of neighbouring groups in the source
   bool prefetch;                         // the maps come from memory, not from cache
   bool stream;                           // the target is aligned, and too large to be worth a place in cache
+  const float* residual;                 // to be added to the target, whose order it has, or null
+  bool relu;                             // what is negative becomes zero at last
 };
 
 // Stride 1: source pixel i of a block feeds targets i - 2, i - 1 and i by its taps s = 2, 1, 0. The gradient of stride
@@ -151,9 +153,23 @@ struct VectorPlace {
   const float* weights;  // packed
   Vec start;
   int64_t target_channel;
-  int count;       // of channels, to be stored
-  bool straddles;  // the channels are of two wide groups, half and half
+  int count;              // of channels, to be stored
+  bool straddles;         // the channels are of two wide groups, half and half
+  const float* epilogue;  // what the sums are multiplied by, and then what is added to them; null if nothing is done
 };
+
+// What follows the sums of the targets from `target` on.
+template <int targets>
+[[gnu::always_inline]] inline void apply_epilogue(const Maps& maps, const VectorPlace& vector, const float* target,
+                                                  int64_t targets_inside, Vec (&sums)[targets]) {
+  const Vec scale = load(vector.epilogue), shift = load(vector.epilogue + lanes), zero{};
+  const float* residual = maps.residual + (target - maps.target);
+  unroll<targets>([&](auto i) RESNEXT_INLINE {
+    sums[i] = sums[i] * scale + shift;
+    if (maps.residual && i < targets_inside) sums[i] += load_part(residual + i * maps.target_stride, vector.count);
+    if (maps.relu) sums[i] = sums[i] < zero ? zero : sums[i];  // NaN stays
+  });
+}
 
 // Computes `steps` steps of one row of targets, for one vector of channels.
 template <class Walk, int slot, int per_lane, int steps>
@@ -169,6 +185,7 @@ template <class Walk, int slot, int per_lane, int steps>
       add_channels<Walk, slot, per_lane, steps>(pixels + channel, maps, weights + channel * 9 * lanes, place, sums);
   }
   target += vector.target_channel;
+  if (vector.epilogue) apply_epilogue(maps, vector, target, targets_inside, sums);
   unroll<targets>([&](auto i) RESNEXT_INLINE {
     if (i < targets_inside) maps.stream ? store_past_cache(target, sums[i]) : store_part(target, sums[i], vector.count);
     target = opaque(target + maps.target_stride);
@@ -184,6 +201,10 @@ void prefetch_block(const Maps& maps, int64_t target_row, const VectorPlace& vec
     const int64_t pixels = (row - maps.source_first) * maps.source_columns + first_source;
     const float* pixel = maps.source + pixels * maps.source_stride + vector.source_channel;
     for (int64_t i = 0; i < sources; ++i, pixel += maps.source_stride) __builtin_prefetch(pixel, 0, 2);
+  }
+  if (maps.residual) {
+    const float* residual = maps.residual + (target - maps.target) + vector.target_channel;
+    for (int64_t i = 0; i < targets; ++i) __builtin_prefetch(residual + i * maps.target_stride, 0, 2);
   }
   if (maps.stream) return;
   for (int64_t i = 0; i < targets; ++i) __builtin_prefetch(target + i * maps.target_stride + vector.target_channel, 1);

@@ -20,6 +20,8 @@ struct Sum {
   Weight<const void*> weight;
   bool lanes_are_inputs, flip;
   Launch launch;
+  bool fused;
+  Epilogue epilogue;  // if fused
 
   PackPlan<slot> pack_plan() const {
     const int64_t channels = summed_channels<slot, per_lane<T>>(source.map.width);
@@ -54,15 +56,33 @@ Vec start_value(const Sum<T, slot>& sum, int64_t vector) {
   return target.gaps.open(load_part(sum.bias + target.map.first_channel(vector), target.map.count(vector)));
 }
 
+// The factors and addends of the sums, as lanes hold them: a vector of each for every vector of channels.
+template <class T, int slot>
+int64_t epilogue_floats(const Sum<T, slot>& sum) {
+  return sum.fused ? sum.target.map.vectors() * 2 * lanes : 0;
+}
+
+template <class T, int slot>
+void spread_epilogue(const Sum<T, slot>& sum, float* to) {
+  const Tensor<T, slot>& target = sum.target;
+  if (!sum.fused) return;
+  for (int64_t vector = 0; vector < target.map.vectors(); ++vector)
+    for (const void* from : {sum.epilogue.scale, sum.epilogue.shift}) {
+      const float* channels = static_cast<const float*>(from) + target.map.first_channel(vector);
+      store(to, target.gaps.open(load_part(channels, target.map.count(vector))));
+      to += lanes;
+    }
+}
+
 // How a sum is cut into tiles, from its shape alone.
 struct TilePlan {
   bool source_in_place, target_in_place;
-  int64_t units, blocks;                   // units of a block, blocks of an image
-  int64_t source_vectors, target_vectors;  // of a block
-  int64_t rows, tiles;                     // target rows of a tile, tiles of an image
-  int64_t source_floats, target_floats;    // scratch
+  int64_t units, blocks;                                  // units of a block, blocks of an image
+  int64_t source_vectors, target_vectors;                 // of a block
+  int64_t rows, tiles;                                    // target rows of a tile, tiles of an image
+  int64_t source_floats, target_floats, residual_floats;  // scratch
 
-  int64_t scratch() const { return source_floats + target_floats; }
+  int64_t scratch() const { return source_floats + target_floats + residual_floats; }
 };
 
 // Units of a block that is read in place: all of them where groups are narrow, so that whole pixels are read, else as
@@ -91,6 +111,7 @@ TilePlan tile_plan(const Sum<T, slot>& sum) {
     const int64_t target_pixels = plan.target_in_place ? 0 : rows * sum.target.columns;
     plan.source_floats = source_pixels * plan.units * from.vectors_per_unit() * lanes / per_lane<T>;
     plan.target_floats = target_pixels * plan.units * to.vectors_per_unit() * lanes;
+    plan.residual_floats = sum.fused ? plan.target_floats : 0;
     return plan.scratch();
   };
   plan.rows = plan.source_in_place ? 1 : sum.target.rows;
@@ -149,6 +170,14 @@ TileParts tile_parts(const Sum<T, slot>& sum, const TilePlan& plan, int64_t inde
           part(sum.target.map, plan.target_vectors, first, last)};
 }
 
+template <class T, int slot>
+void load_residual(const Sum<T, slot>& sum, const Part& part, float* to) {
+  const Tensor<T, slot>& target = sum.target;
+  const auto* data = static_cast<const T*>(sum.epilogue.residual);
+  load_pixels(Tensor<const T, slot>{data, target.layout, target.rows, target.columns, target.map, target.gaps}, part,
+              false, to);
+}
+
 // Scratch for the source: floats, or pairs.
 template <class T>
 auto source_scratch(float* scratch) {
@@ -182,11 +211,18 @@ Maps tile_maps(const Sum<T, slot>& sum, const TilePlan& plan, const TileParts& p
   maps.group_distance = (slot < lanes ? slot : sum.source.map.width) / per_lane<T>;
   maps.prefetch = plan.source_in_place && comes_from_memory(sum);
   maps.stream = worth_streaming(sum, plan);
+  if (sum.epilogue.residual) {
+    const auto* residual = static_cast<const float*>(sum.epilogue.residual);
+    maps.residual = plan.target_in_place ? residual + (maps.target - reinterpret_cast<float*>(sum.target.data))
+                                         : maps.target + plan.target_floats;
+  }
+  maps.relu = sum.epilogue.relu;
   return maps;
 }
 
 template <class Walk, class T, int slot>
-void sum_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const float* packed, float* scratch) {
+void sum_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const float* packed, const float* epilogue,
+               float* scratch) {
   const Lanes<slot>&from = sum.source.map, &to = sum.target.map;
   const int64_t vector_size = sum.pack_plan().vector_size();
   const Share share = thread_share(sum.images * plan.blocks * plan.tiles);
@@ -196,6 +232,8 @@ void sum_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const float* packe
     const Part next = tile_parts<Walk>(sum, plan, std::min(index + 1, share.end - 1)).source;
     const Maps maps = tile_maps(sum, plan, parts, scratch);
     if (!plan.source_in_place) load_pixels(sum.source, parts.source, prefetch, source_scratch<T>(scratch));
+    if (sum.epilogue.residual && !plan.target_in_place)
+      load_residual(sum, parts.target, scratch + plan.source_floats + plan.target_floats);
     const auto vector_place = [&](int64_t i) {
       const int64_t vector = parts.target.first_vector + i;
       const int64_t unit = vector / to.vectors_per_unit(), first_group = unit * to.groups_per_unit();
@@ -207,7 +245,8 @@ void sum_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const float* packe
                          start_value(sum, vector),
                          plan.target_in_place ? to.first_channel(vector) : i * lanes,
                          plan.target_in_place ? to.count(vector) : lanes,
-                         to.straddles(vector)};
+                         to.straddles(vector),
+                         sum.fused ? epilogue + vector * 2 * lanes : nullptr};
     };
     for (int64_t i = 0; i < parts.target.rows; ++i) {
       if (prefetch) {
@@ -229,7 +268,8 @@ int64_t scratch_floats(const Sum<T, slot>& sum, const TilePlan& plan) {
 
 template <class Walk, class T, int slot>
 int64_t sum_workspace(const Sum<T, slot>& sum, int threads) {
-  return (sum.pack_plan().size() + threads * scratch_floats(sum, tile_plan<Walk>(sum))) * sizeof(float);
+  return (sum.pack_plan().size() + epilogue_floats(sum) + threads * scratch_floats(sum, tile_plan<Walk>(sum))) *
+         sizeof(float);
 }
 
 template <class Walk, class T, int slot>
@@ -237,11 +277,13 @@ void run_sum(const Sum<T, slot>& sum) {
   float* packed = static_cast<float*>(sum.launch.workspace);
   const PackPlan<slot> pack_plan = sum.pack_plan();
   const TilePlan plan = tile_plan<Walk>(sum);
+  float* epilogue = packed + pack_plan.size();
+  spread_epilogue(sum, epilogue);
 #pragma omp parallel num_threads(sum.launch.threads)
   {
-    float* scratch = packed + pack_plan.size() + omp_get_thread_num() * scratch_floats(sum, plan);
+    float* scratch = epilogue + epilogue_floats(sum) + omp_get_thread_num() * scratch_floats(sum, plan);
     pack<T>(pack_plan, sum.weight, scratch, packed);
-    sum_tiles<Walk>(sum, plan, packed, scratch);
+    sum_tiles<Walk>(sum, plan, packed, epilogue, scratch);
   }
 }
 
@@ -276,7 +318,9 @@ Sum<T, slot> fprop_sum(const FpropArgs& args) {
           args.weight,
           false,
           false,
-          args.launch};
+          args.launch,
+          args.problem.fused,
+          args.epilogue};
 }
 
 template <class T, int slot>
@@ -288,7 +332,9 @@ Sum<T, slot> dgrad_sum(const DgradArgs& args) {
           args.weight,
           true,
           args.problem.shape.stride_h == 1,
-          args.launch};
+          args.launch,
+          false,
+          {}};
 }
 
 template <class T, int slot>

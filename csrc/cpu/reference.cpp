@@ -1,6 +1,7 @@
 // The reference kernels: the three passes of a grouped convolution as plain loops, for every shape, type and layout.
 //
 //   fprop  output[n,k,p,q]     = bias[k] + sum over c,r,s of input[n,c,h,w] * weight[k,c,r,s]
+//          or, if it is fused, activation(the sum * scale[k] + shift[k] + residual[n,k,p,q])
 //   dgrad  grad_input[n,c,h,w] =           sum over k,r,s of grad_output[n,k,p,q] * weight[k,c,r,s]
 //   wgrad  grad_weight[k,c,r,s] =          sum over n,p,q of grad_output[n,k,p,q] * input[n,c,h,w]
 //          grad_bias[k]         =          sum over n,p,q of grad_output[n,k,p,q]
@@ -137,6 +138,19 @@ void for_each_unit(const Launch& launch, int64_t count, const Scratch& scratch, 
   }
 }
 
+// Takes a row of channel k's sums to its outputs; `at` is where that row begins in output and residual.
+template <class T>
+void apply(const Epilogue& epilogue, int64_t k, int64_t at, int64_t columns, int64_t stride, Acc<T>* sums) {
+  const Acc<T> scale = static_cast<const Acc<T>*>(epilogue.scale)[k];
+  const Acc<T> shift = static_cast<const Acc<T>*>(epilogue.shift)[k];
+  const T* residual = static_cast<const T*>(epilogue.residual);
+  for (int64_t column = 0; column < columns; ++column) {
+    Acc<T> value = sums[column] * scale + shift;
+    if (residual) value += load(residual[at + column * stride]);
+    sums[column] = epilogue.relu && value < 0 ? 0 : value;  // NaN stays
+  }
+}
+
 Scratch fprop_scratch(const ConvShape& shape) { return {shape.c_per_group() * shape.r * shape.w, shape.q()}; }
 
 // One unit: output row p of one group of one image.
@@ -168,7 +182,9 @@ void fprop(const FpropArgs& args) {
             gather(sums, rows + (r * cg + c) * shape.w, load(w), columns_inside(shape, s), shape.stride_w);
           }
       }
-      store_row(sums, out, shape.q(), static_cast<T*>(args.output) + n * out.image + k * out.channel + p * out.row);
+      const int64_t at = n * out.image + k * out.channel + p * out.row;
+      if (args.problem.fused) apply<T>(args.epilogue, k, at, shape.q(), out.column, sums);
+      store_row(sums, out, shape.q(), static_cast<T*>(args.output) + at);
     }
   });
 }

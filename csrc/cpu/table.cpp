@@ -53,7 +53,7 @@ const char* why_not_direct(const Problem& problem) {
 // Rows of a table: one for each type, for each number of lanes that a group may take.
 #define RESNEXT_ENTRY(pass, isa, Isa, slot, groups, dtype)                               \
   {#pass "_direct_" groups "_" #dtype "_" #isa, why_not_direct<Isa, DType::dtype, slot>, \
-   isa::pass##_workspace<DType::dtype, slot>, isa::pass<DType::dtype, slot>}
+   isa::pass##_workspace<DType::dtype, slot>, isa::pass<DType::dtype, slot>, true}
 
 #define RESNEXT_TYPES(pass, isa, Isa, slot, groups)                                                    \
   RESNEXT_ENTRY(pass, isa, Isa, slot, groups, f32), RESNEXT_ENTRY(pass, isa, Isa, slot, groups, bf16), \
@@ -68,7 +68,7 @@ const char* why_not_direct(const Problem& problem) {
   RESNEXT_TYPES(pass, avx512, Avx512, 4, "gw4"), RESNEXT_TYPES(pass, avx512, Avx512, 8, "gw8"),   \
       RESNEXT_TYPES(pass, avx512, Avx512, 16, "wide"), RESNEXT_TYPES(pass, avx2, Avx2, 4, "gw4"), \
       RESNEXT_TYPES(pass, avx2, Avx2, 8, "wide"), {                                               \
-    #pass "_reference", reference_why_not, pass##_reference_workspace, pass##_reference           \
+    #pass "_reference", reference_why_not, pass##_reference_workspace, pass##_reference, true     \
   }
 
 }  // namespace

@@ -3,6 +3,7 @@
 //   fprop  output[n,k,p,q]     = bias[k] + sum over r,s,c of input[n,c,h,w]       * weight[k,c,r,s]
 //   dgrad  grad_input[n,c,h,w] =           sum over r,s,k of grad_output[n,k,p,q] * weight[k,c,r,s]
 //
+// or, in a fused fprop, activation(the sum * scale[k] + shift[k] + residual[n,k,p,q]),
 // with h = p * stride - pad + r * dilation, w likewise, k and c of one group. Below, "result" and "source" are the
 // tensor written and the one read, so one kernel does both passes; they differ in how positions map (Pass::source).
 //
@@ -30,12 +31,18 @@ constexpr int block_threads = 128;
 constexpr int blocks_per_multiprocessor = 5;
 
 struct Fprop {
+  static constexpr bool fused = false;
   __device__ static int64_t source(const Axis& axis, int64_t result, int64_t tap) {
     return input_position(axis, result, tap);
   }
 };
 
+struct FusedFprop : Fprop {
+  static constexpr bool fused = true;
+};
+
 struct Dgrad {
+  static constexpr bool fused = false;
   __device__ static int64_t source(const Axis& axis, int64_t result, int64_t tap) {
     return output_position(axis, result, tap);
   }
@@ -61,6 +68,9 @@ struct Gather {
   int64_t images, groups, result_channels, source_channels;                // channels of one group
   int64_t result_rows, result_columns;
   Axis rows, columns;
+  const Acc<T>*scale, *shift;  // of a fused fprop, as are the following
+  const T* residual;           // or null
+  bool relu;
 };
 
 // The first of a thread's elements; `channel` counts within the group.
@@ -118,6 +128,14 @@ __device__ __forceinline__ void add_tap(const Gather<T>& g, const T* source, con
   }
 }
 
+// Makes of a sum, of result channel `channel`, what is to be stored.
+template <class T>
+__device__ __forceinline__ void apply(const Gather<T>& g, int64_t channel, int64_t result, Acc<T>& sum) {
+  sum = sum * g.scale[channel] + g.shift[channel];
+  if (g.residual) sum += to_acc(g.residual[result]);
+  if (g.relu && sum < 0) sum = 0;  // NaN stays
+}
+
 template <class Pass, class Tile, class T>
 __global__ void __launch_bounds__(block_threads, blocks_per_multiprocessor) gather(Gather<T> g) {
   const int64_t thread = int64_t(blockIdx.x) * block_threads + threadIdx.x;
@@ -155,14 +173,17 @@ __global__ void __launch_bounds__(block_threads, blocks_per_multiprocessor) gath
     }
   }
 
-  T* result = g.result + at.image * g.result_strides.image + first_channel * g.result_strides.channel +
-              at.row * g.result_strides.row + at.column * g.result_strides.column;
+  const int64_t first = at.image * g.result_strides.image + first_channel * g.result_strides.channel +
+                        at.row * g.result_strides.row + at.column * g.result_strides.column;
 #pragma unroll
   for (int i = 0; i < Tile::channels; ++i)
 #pragma unroll
     for (int j = 0; j < Tile::columns; ++j)
-      if (i < channels && at.column + j < g.result_columns)
-        result[i * g.result_strides.channel + j * g.result_strides.column] = from_acc<T>(sums[i][j]);
+      if (i < channels && at.column + j < g.result_columns) {
+        const int64_t result = first + i * g.result_strides.channel + j * g.result_strides.column;
+        if constexpr (Pass::fused) apply(g, first_channel + i, result, sums[i][j]);
+        g.result[result] = from_acc<T>(sums[i][j]);
+      }
 }
 
 // A thread per weight, in the order of the packed ones.
@@ -228,8 +249,15 @@ void fprop(const FpropArgs& args) {
                     shape.p(),
                     shape.q(),
                     rows(shape),
-                    columns(shape)};
-  launch_gather<Fprop>(g, args.problem.layout, args.launch);
+                    columns(shape),
+                    static_cast<const Acc<T>*>(args.epilogue.scale),
+                    static_cast<const Acc<T>*>(args.epilogue.shift),
+                    static_cast<const T*>(args.epilogue.residual),
+                    args.epilogue.relu};
+  if (args.problem.fused)
+    launch_gather<FusedFprop>(g, args.problem.layout, args.launch);
+  else
+    launch_gather<Fprop>(g, args.problem.layout, args.launch);
 }
 
 template <class T>
@@ -254,7 +282,11 @@ void dgrad(const DgradArgs& args) {
                     shape.h,
                     shape.w,
                     rows(shape),
-                    columns(shape)};
+                    columns(shape),
+                    nullptr,
+                    nullptr,
+                    nullptr,
+                    false};
   launch_gather<Dgrad>(g, args.problem.layout, args.launch);
 }
 

@@ -26,7 +26,7 @@ const KernelTable<FpropArgs>& fprop_table() {
       {"fprop_rows_gw8_f32_nchw_s2", rows_nchw_why_not<8, 2>, no_workspace, fprop_rows_nchw<8, 2>},
       {"fprop_rows_gw16_f32_nchw_s2", rows_nchw_why_not<16, 2>, no_workspace, fprop_rows_nchw<16, 2>},
       {"fprop_rows_gw32_f32_nchw_s2", rows_nchw_why_not<32, 2>, no_workspace, fprop_rows_nchw<32, 2>},
-      {"fprop_generic", generic_why_not, generic_gather_workspace, fprop_generic},
+      {"fprop_generic", generic_why_not, generic_gather_workspace, fprop_generic, true},
   };
   return table;
 }

@@ -120,9 +120,9 @@ std::string run(Session& session, const std::string& name, Args args) {
 
 template <class Device, class Visitor>
 auto with_table(const std::string& pass, const Visitor& visitor) {
-  if (pass == "fprop") return visitor(Device::table(static_cast<FpropArgs*>(nullptr)));
+  if (pass == "fprop" || pass == "fprop_act") return visitor(Device::table(static_cast<FpropArgs*>(nullptr)));
   if (pass == "dgrad") return visitor(Device::table(static_cast<DgradArgs*>(nullptr)));
-  require(pass == "wgrad", "expected pass to be fprop, dgrad or wgrad, got '", pass, "'");
+  require(pass == "wgrad", "expected pass to be fprop, fprop_act, dgrad or wgrad, got '", pass, "'");
   return visitor(Device::table(static_cast<WgradArgs*>(nullptr)));
 }
 
@@ -142,14 +142,27 @@ std::vector<std::pair<std::string, std::string>> explain_entries(const std::stri
                                                                  const std::string& dtype, const std::string& layout) {
   Problem problem = make_problem(shape, dtype, layout);
   problem.architecture = Device::architecture();
+  problem.fused = pass == "fprop_act";
   return with_table<Device>(pass, [&](const auto& table) {
     std::vector<std::pair<std::string, std::string>> reasons;
     for (const auto& entry : table) {
-      const char* reason = entry.why_not(problem);
+      const char* reason = reason_against(entry, problem);
       reasons.emplace_back(entry.name, reason ? reason : "");
     }
     return reasons;
   });
+}
+
+template <class Session>
+FpropArgs fprop_args(Session& session, const std::array<int64_t, 14>& shape, const std::string& dtype,
+                     const std::string& layout, py::array& input, py::array& weight, const Strides& weight_strides,
+                     py::array& output) {
+  FpropArgs args{};
+  args.problem = make_problem(shape, dtype, layout);
+  args.input = input_data(session, input, "input", args.problem);
+  args.weight = weight_data<const void*>(session, weight, "weight", args.problem, weight_strides);
+  args.output = output_data(session, output, "output", args.problem, true);
+  return args;
 }
 
 template <class Device>
@@ -157,12 +170,23 @@ std::string run_fprop(const std::array<int64_t, 14>& shape, const std::string& d
                       py::array input, py::array weight, const Strides& weight_strides, std::optional<py::array> bias,
                       py::array output, int number, const std::string& name) {
   typename Device::Session session(number);
-  FpropArgs args{};
-  args.problem = make_problem(shape, dtype, layout);
-  args.input = input_data(session, input, "input", args.problem);
-  args.weight = weight_data<const void*>(session, weight, "weight", args.problem, weight_strides);
-  args.bias = bias ? data(session, *bias, "bias", args.problem.shape.k, args.problem.dtype, false) : nullptr;
-  args.output = output_data(session, output, "output", args.problem, true);
+  FpropArgs args = fprop_args(session, shape, dtype, layout, input, weight, weight_strides, output);
+  if (bias) args.bias = data(session, *bias, "bias", args.problem.shape.k, args.problem.dtype, false);
+  return run(session, name, args);
+}
+
+template <class Device>
+std::string run_fprop_act(const std::array<int64_t, 14>& shape, const std::string& dtype, const std::string& layout,
+                          py::array input, py::array weight, const Strides& weight_strides, py::array scale,
+                          py::array shift, std::optional<py::array> residual, bool relu, py::array output, int number,
+                          const std::string& name) {
+  typename Device::Session session(number);
+  FpropArgs args = fprop_args(session, shape, dtype, layout, input, weight, weight_strides, output);
+  const int64_t k = args.problem.shape.k;
+  const DType type = args.problem.dtype == DType::f64 ? DType::f64 : DType::f32;
+  args.problem.fused = true;
+  args.epilogue = {data(session, scale, "scale", k, type, false), data(session, shift, "shift", k, type, false),
+                   residual ? output_data(session, *residual, "residual", args.problem) : nullptr, relu};
   return run(session, name, args);
 }
 
@@ -203,6 +227,9 @@ void define(py::module_& module) {
              "(name, reason) of each kernel; the reason is empty for a kernel that accepts the problem.");
   module.def("fprop", &run_fprop<Device>, "shape"_a, "dtype"_a, "layout"_a, "input"_a, "weight"_a, "weight_strides"_a,
              "bias"_a, "output"_a, number, "kernel"_a = "", "Fill output; returns the kernel's name.");
+  module.def("fprop_act", &run_fprop_act<Device>, "shape"_a, "dtype"_a, "layout"_a, "input"_a, "weight"_a,
+             "weight_strides"_a, "scale"_a, "shift"_a, "residual"_a, "relu"_a, "output"_a, number, "kernel"_a = "",
+             "The same with scale, shift, residual and ReLU; returns the kernel's name.");
   module.def("dgrad", &run_dgrad<Device>, "shape"_a, "dtype"_a, "layout"_a, "grad_output"_a, "weight"_a,
              "weight_strides"_a, "grad_input"_a, number, "kernel"_a = "",
              "Fill grad_input; returns the kernel's name.");

@@ -52,6 +52,9 @@ STABLE_TORCH_LIBRARY(resnext_kernels, library) {
       "grouped_conv2d(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int[2] dilation, "
       "SymInt groups, *, str kernel_name=\"\") -> Tensor");
   library.def(
+      "grouped_conv2d_act(Tensor input, Tensor weight, Tensor scale, Tensor shift, Tensor? residual, int[2] stride, "
+      "int[2] padding, int[2] dilation, SymInt groups, str activation, *, str kernel_name=\"\") -> Tensor");
+  library.def(
       "grouped_conv2d_grad_input(Tensor grad_output, Tensor weight, SymInt[2] input_hw, int[2] stride, "
       "int[2] padding, int[2] dilation, SymInt groups, *, str kernel_name=\"\") -> Tensor");
   library.def(

@@ -92,6 +92,18 @@ void check_size(const Tensor& tensor, const char* argument, const Ints& expected
                   text(sizes(tensor)));
 }
 
+// One number a channel, in the type in which sums are kept.
+void check_per_channel(const Tensor& tensor, const char* argument, const Tensor& input, int64_t channels) {
+  STD_TORCH_CHECK(tensor.device() == input.device(), "expected input and ", argument,
+                  " on one device, got different devices");
+  const ScalarType expected = input.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  STD_TORCH_CHECK(tensor.scalar_type() == expected, "expected ", argument, " of dtype ",
+                  torch::headeronly::toString(expected), " for an input of ",
+                  torch::headeronly::toString(input.scalar_type()), ", got ",
+                  torch::headeronly::toString(tensor.scalar_type()));
+  check_size(tensor, argument, {channels});
+}
+
 std::string device_name(const Tensor& tensor) {
   return tensor.is_cpu() ? "cpu" : tensor.is_cuda() ? "cuda" : "another kind of device";
 }

@@ -32,6 +32,13 @@ struct Geometry {  // the four arguments that every operator takes
   int64_t groups;
 };
 
+// What grouped_conv2d_act does with each sum.
+struct Fused {
+  Tensor scale, shift;
+  std::optional<Tensor> residual;
+  bool relu;
+};
+
 std::string text(const Ints& values);
 Ints sizes(const Tensor& tensor);
 DType dtype_of(ScalarType type, const char* argument);
@@ -43,6 +50,7 @@ bool is_channels_last(const Tensor& tensor);
 ConvShape checked_shape(const Ints& input, const Ints& weight, const Geometry& geometry);
 void check_operand(const Tensor& tensor, const char* argument, const Tensor& first, const char* first_argument);
 void check_size(const Tensor& tensor, const char* argument, const Ints& expected);
+void check_per_channel(const Tensor& tensor, const char* argument, const Tensor& input, int64_t channels);
 void check_pair(const Ints& values, const char* argument);
 std::string device_name(const Tensor& tensor);
 
@@ -76,6 +84,32 @@ void check_device(const Tensor& tensor, const char* argument) {
                   device_name(tensor));
 }
 
+// The output of a convolution whose arguments are checked. `bias` has to be dense.
+template <class Device>
+Tensor fprop(const ConvShape& shape, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+             const std::string& kernel_name, const std::optional<Fused>& fused = std::nullopt) {
+  const Layout layout = layout_of(input, weight);
+  const Problem problem{shape, dtype_of(input.scalar_type(), "input"), layout, 16, fused.has_value()};
+  Tensor output = new_output(input, {shape.n, shape.k, shape.p(), shape.q()}, layout);
+  if (output.numel() == 0) return output;
+  Device::prepare(output);
+
+  const Tensor x = dense(input, layout);
+  const bool adds = fused && fused->residual;
+  const Tensor residual = adds ? dense(*fused->residual, layout) : x;  // x only stands in for none
+  FpropArgs args{problem,
+                 x.const_data_ptr(),
+                 weight_view(weight.const_data_ptr(), weight),
+                 bias ? bias->const_data_ptr() : nullptr,
+                 output.mutable_data_ptr(),
+                 {}};
+  if (fused)
+    args.epilogue = {fused->scale.const_data_ptr(), fused->shift.const_data_ptr(),
+                     adds ? residual.const_data_ptr() : nullptr, fused->relu};
+  run<Device>(args, kernel_name, input);
+  return output;
+}
+
 template <class Device>
 Tensor grouped_conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, const Ints& stride,
                       const Ints& padding, const Ints& dilation, int64_t groups, const std::string& kernel_name) {
@@ -88,22 +122,29 @@ Tensor grouped_conv2d(const Tensor& input, const Tensor& weight, const std::opti
                     text(sizes(*bias)), " instead");
     check_operand(*bias, "bias", input, "input");
   }
-  const Layout layout = layout_of(input, weight);
-  const Problem problem{shape, dtype_of(input.scalar_type(), "input"), layout};
-  Tensor output = new_output(input, {shape.n, shape.k, shape.p(), shape.q()}, layout);
-  if (output.numel() == 0) return output;
-  Device::prepare(output);
+  const auto dense_bias = bias ? std::optional(torch::stable::contiguous(*bias)) : std::nullopt;
+  return fprop<Device>(shape, input, weight, dense_bias, kernel_name);
+}
 
-  const Tensor x = dense(input, layout);
-  const Tensor b = bias ? torch::stable::contiguous(*bias) : x;  // keeps the bias alive; x only stands in for none
-  run<Device>(FpropArgs{problem,
-                        x.const_data_ptr(),
-                        weight_view(weight.const_data_ptr(), weight),
-                        bias ? b.const_data_ptr() : nullptr,
-                        output.mutable_data_ptr(),
-                        {}},
-              kernel_name, input);
-  return output;
+// activation(convolution * scale[k] + shift[k] + residual), for inference.
+template <class Device>
+Tensor grouped_conv2d_act(const Tensor& input, const Tensor& weight, const Tensor& scale, const Tensor& shift,
+                          const std::optional<Tensor>& residual, const Ints& stride, const Ints& padding,
+                          const Ints& dilation, int64_t groups, const std::string& activation,
+                          const std::string& kernel_name) {
+  check_device<Device>(input, "input");
+  const ConvShape shape = checked_shape(sizes(input), sizes(weight), {stride, padding, dilation, groups});
+  check_operand(weight, "weight", input, "input");
+  check_per_channel(scale, "scale", input, shape.k);
+  check_per_channel(shift, "shift", input, shape.k);
+  if (residual) {
+    check_operand(*residual, "residual", input, "input");
+    check_size(*residual, "residual", {shape.n, shape.k, shape.p(), shape.q()});
+  }
+  STD_TORCH_CHECK(activation == "relu" || activation == "none", "expected activation to be 'relu' or 'none', got '",
+                  activation, "'");
+  const Fused fused{torch::stable::contiguous(scale), torch::stable::contiguous(shift), residual, activation == "relu"};
+  return fprop<Device>(shape, input, weight, std::nullopt, kernel_name, fused);
 }
 
 template <class Device>
@@ -202,15 +243,17 @@ std::string explain_problem(const std::string& pass, const Ints& problem_shape, 
                                         {{v[9], v[10]}, {v[11], v[12]}, {v[13], v[14]}, v[8]});
   Problem problem{shape, dtype_of(dtype, "dtype"), channels_last ? Layout::nhwc : Layout::nchw};
   problem.architecture = Device::architecture(-1);
-  if (pass == "fprop") return explain(Device::table(static_cast<FpropArgs*>(nullptr)), problem);
+  problem.fused = pass == "fprop_act";
+  if (pass == "fprop" || problem.fused) return explain(Device::table(static_cast<FpropArgs*>(nullptr)), problem);
   if (pass == "dgrad") return explain(Device::table(static_cast<DgradArgs*>(nullptr)), problem);
   if (pass == "wgrad") return explain(Device::table(static_cast<WgradArgs*>(nullptr)), problem);
-  STD_TORCH_CHECK(false, "expected pass to be fprop, dgrad or wgrad, got '", pass, "'");
+  STD_TORCH_CHECK(false, "expected pass to be fprop, fprop_act, dgrad or wgrad, got '", pass, "'");
 }
 
 template <class Device>
 void register_kernels(torch::stable::detail::StableLibrary& library) {
   library.impl("grouped_conv2d", TORCH_BOX(&grouped_conv2d<Device>));
+  library.impl("grouped_conv2d_act", TORCH_BOX(&grouped_conv2d_act<Device>));
   library.impl("grouped_conv2d_grad_input", TORCH_BOX(&grouped_conv2d_grad_input<Device>));
   library.impl("grouped_conv2d_grad_weight", TORCH_BOX(&grouped_conv2d_grad_weight<Device>));
   library.impl("grouped_conv2d_grad_weight_bias", TORCH_BOX(&grouped_conv2d_grad_weight_bias<Device>));

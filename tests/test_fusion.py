@@ -1,0 +1,255 @@
+"""grouped_conv2d_act against its steps in PyTorch, and fuse on whole networks."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from resnext_kernels import FusedGroupedConv2d, GroupedConv2d, convert, explain, fuse, grouped_conv2d_act
+from resnext_kernels.network import resnext50_32x4d
+
+timm = pytest.importorskip("timm")
+torchvision = pytest.importorskip("torchvision")
+
+LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
+
+
+def operands(dtype=torch.float32, layout="NCHW", residual=True, size=(2, 16, 9, 11), stride=1, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    sums = torch.float64 if dtype == torch.float64 else torch.float32
+    n, c, h, w = size
+    out = (n, c, -(-h // stride), -(-w // stride))
+    return {
+        "input": draw(*size).to(dtype).contiguous(memory_format=LAYOUTS[layout]),
+        "weight": draw(c, c // 4, 3, 3).to(dtype),
+        "scale": draw(c).to(sums),
+        "shift": draw(c).to(sums),
+        "residual": draw(*out).to(dtype) if residual else None,
+        "stride": stride,
+        "padding": 1,
+        "groups": 4,
+    }
+
+
+def in_double(input, weight, scale, shift, residual, activation="relu", stride=1, padding=0, dilation=1, groups=1):
+    output = F.conv2d(input.double(), weight.double(), None, stride, padding, dilation, groups)
+    output = output * scale.double().view(-1, 1, 1) + shift.double().view(-1, 1, 1)
+    output = output if residual is None else output + residual.double()
+    return output.relu() if activation == "relu" else output
+
+
+TOLERANCES = {torch.float64: 1e-13, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+
+
+def assert_agrees(result, expected):
+    tolerance = TOLERANCES[result.dtype]
+    torch.testing.assert_close(result.double(), expected, rtol=tolerance, atol=tolerance * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("activation", ["relu", "none"])
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+def test_agrees_with_its_steps(dtype, layout, residual, activation, stride):
+    given = operands(dtype, layout, residual, stride=stride)
+    result = grouped_conv2d_act(**given, activation=activation)
+    assert_agrees(result, in_double(**given, activation=activation))
+    assert result.is_contiguous(memory_format=LAYOUTS[layout])
+    names = [name for name, why in explain("fprop_act", *conv_arguments(given)).entries if not why]
+    assert names
+    for name in names:
+        assert_agrees(
+            grouped_conv2d_act(**given, activation=activation, kernel=name), in_double(**given, activation=activation)
+        )
+
+
+def conv_arguments(given):
+    return given["input"], given["weight"], None, given["stride"], given["padding"], 1, given["groups"]
+
+
+def test_unbatched_padding_same_and_problems_of_pytorch():
+    given = operands()
+    one = {**given, "input": given["input"][0], "residual": given["residual"][0]}
+    torch.testing.assert_close(grouped_conv2d_act(**one), grouped_conv2d_act(**given)[0])
+    torch.testing.assert_close(grouped_conv2d_act(**{**given, "padding": "same"}), grouped_conv2d_act(**given))
+    dense = {**given, "groups": 1, "weight": torch.randn(16, 16, 1, 1), "padding": 0}
+    assert_agrees(grouped_conv2d_act(**dense), in_double(**dense))
+    empty = operands(size=(0, 16, 9, 11))
+    assert grouped_conv2d_act(**empty).shape == (0, 16, 9, 11)
+
+
+def test_gradients_are_those_of_the_steps():
+    given = operands(torch.float64)
+    leaves = {name: given[name].requires_grad_() for name in ("input", "weight", "scale", "shift", "residual")}
+    rest = {name: value for name, value in given.items() if name not in leaves}
+    assert torch.autograd.gradcheck(lambda *args: grouped_conv2d_act(*args, **rest), tuple(leaves.values()))
+
+
+def test_autocast_and_vmap():
+    given = operands()
+    with torch.autocast("cpu", torch.bfloat16):
+        result = grouped_conv2d_act(**given)
+    cast = {name: given[name].bfloat16() for name in ("input", "weight", "residual")}
+    torch.testing.assert_close(result, grouped_conv2d_act(**{**given, **cast}), rtol=0, atol=0)
+    stacked = torch.stack([given["input"], 2 * given["input"]])
+    mapped = torch.func.vmap(lambda x: grouped_conv2d_act(**{**given, "input": x}))(stacked)
+    torch.testing.assert_close(mapped[1], grouped_conv2d_act(**{**given, "input": stacked[1]}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scale": torch.ones(15)}, r"expected scale of size \[16\], got \[15\]"),
+        ({"shift": torch.ones(16, dtype=torch.float64)}, "expected shift of dtype .*, got "),
+        ({"residual": torch.ones(2, 16, 9, 10)}, r"expected residual of size \[2, 16, 9, 11\], got \[2, 16, 9, 10\]"),
+        ({"residual": torch.ones(2, 16, 9, 11).double()}, "expected input and residual of one dtype"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_bad_input(device, change, message):
+    given = {**operands(), **change}
+    given = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in given.items()}
+    with pytest.raises(RuntimeError, match=message):
+        grouped_conv2d_act(**given)
+
+
+def test_unknown_kernel():
+    with pytest.raises(RuntimeError, match="expected kernel to be one of"):
+        grouped_conv2d_act(**operands(), kernel="nonsense")
+
+
+def test_unknown_activation():
+    with pytest.raises(ValueError, match="expected activation to be 'relu' or 'none', got 'gelu'"):
+        grouped_conv2d_act(**operands(), activation="gelu")
+
+
+def test_opcheck():
+    operator = torch.ops.resnext_kernels.grouped_conv2d_act.default
+    for layout in LAYOUTS:
+        for residual in (True, False):
+            given = operands(layout=layout, residual=residual)
+            tensors = [given[name] for name in ("input", "weight", "scale", "shift", "residual")]
+            torch.library.opcheck(operator, (*tensors, [1, 1], [1, 1], [1, 1], 4, "relu"))
+
+
+def randomised(model):
+    """With statistics and affine parameters that differ from the identity, in eval mode."""
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor, low in ((module.running_mean, -0.2), (module.running_var, 0.5), (module.weight, 0.5)):
+                tensor.data.uniform_(low, low + 1, generator=generator)
+            module.bias.data.uniform_(-0.5, 0.5, generator=generator)
+    return model.eval()
+
+
+NETWORKS = {
+    "resnext50_32x4d": resnext50_32x4d,
+    "torchvision_resnext50": lambda: torchvision.models.resnext50_32x4d(),
+    "torchvision_regnet_x_400mf": lambda: torchvision.models.regnet_x_400mf(),
+    "timm_seresnext26d": lambda: timm.create_model("seresnext26d_32x4d"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_fused_networks_agree(name, layout):
+    torch.manual_seed(0)
+    model = randomised(NETWORKS[name]().double())
+    convert(model)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64).contiguous(memory_format=LAYOUTS[layout])
+    fused = fuse(model)
+    with torch.no_grad():
+        expected = model(images)
+        torch.testing.assert_close(fused(images), expected, rtol=1e-10, atol=1e-10 * expected.abs().max().item())
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    grouped = [module for module in model.modules() if isinstance(module, GroupedConv2d) and module.groups > 1]
+    taken = [module for module in fused.modules() if isinstance(module, FusedGroupedConv2d)]
+    assert len(taken) == len(grouped) > 0
+    assert all(module.activation == "relu" for module in taken)
+    norms = [module for module in fused.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms == []
+
+
+def block(between=nn.Identity, inplace=False):
+    return nn.Sequential(GroupedConv2d(8, 8, 3, padding=1, groups=2), nn.BatchNorm2d(8), between(), nn.ReLU(inplace))
+
+
+class Twice(nn.Module):
+    """The convolution's result is needed beside the batch norm's."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.conv, self.norm, self.what = GroupedConv2d(8, 8, 3, padding=1, groups=2), nn.BatchNorm2d(8), what
+
+    def forward(self, x):
+        y = self.conv(x)
+        if self.what == "result used twice":
+            return torch.relu(self.norm(y)) + y
+        if self.what == "norm used twice":
+            z = self.norm(y)
+            return torch.relu(z) - z
+        if self.what == "convolution called twice":
+            return torch.relu(self.norm(self.conv(y)))
+        return F.relu_(self.norm(y))
+
+
+@pytest.mark.parametrize(
+    ("make", "taken"),
+    [
+        (block, "relu"),
+        (lambda: block(inplace=True), "relu"),
+        (lambda: block(nn.Sigmoid), "none"),
+        (lambda: nn.Sequential(GroupedConv2d(8, 8, 3, groups=2), nn.ReLU()), "relu"),
+        (lambda: nn.Sequential(GroupedConv2d(8, 8, 3, groups=2, padding_mode="circular", padding=1), nn.ReLU()), None),
+        (lambda: nn.Sequential(GroupedConv2d(8, 8, 3, groups=2), nn.BatchNorm2d(8, affine=False)), "none"),
+        (lambda: Twice("result used twice"), None),
+        (lambda: Twice("norm used twice"), "none"),
+        (lambda: Twice("convolution called twice"), None),
+        (lambda: Twice("in place function"), "relu"),
+    ],
+)
+def test_what_is_taken_in(make, taken):
+    torch.manual_seed(0)
+    model = make().double()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-1, 1)
+            module.running_var.uniform_(0.5, 2)
+    model.eval()
+    fused, x = fuse(model), torch.randn(2, 8, 6, 7, dtype=torch.float64)
+    torch.testing.assert_close(fused(x), model(x), rtol=1e-12, atol=1e-12)
+    assert [m.activation for m in fused.modules() if isinstance(m, FusedGroupedConv2d)] == ([taken] if taken else [])
+
+
+def test_fused_models_are_modules():
+    """state_dict, deepcopy, casts, and compilation."""
+    torch.manual_seed(0)
+    model = randomised(nn.Sequential(block(), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), block()))
+    fused, x = fuse(model), torch.randn(2, 8, 6, 7)
+    with torch.no_grad():
+        expected = model(x)
+        torch.testing.assert_close(copy.deepcopy(fused)(x), expected, rtol=1e-4, atol=1e-5)
+        other = fuse(randomised(copy.deepcopy(model)))
+        other.load_state_dict(fused.state_dict())
+        torch.testing.assert_close(other(x), fused(x), rtol=0, atol=0)
+        torch.testing.assert_close(torch.compile(fused, fullgraph=True)(x), fused(x), rtol=1e-5, atol=1e-5)
+        half = copy.deepcopy(fused).bfloat16()(x.bfloat16())
+        torch.testing.assert_close(half.float(), expected, rtol=0.1, atol=0.1)
+
+
+def test_what_fuse_refuses():
+    with pytest.raises(TypeError, match=r"expected model to be a torch\.nn\.Module, got int"):
+        fuse(3)
+    with pytest.raises(ValueError, match="expected model to be in eval mode"):
+        fuse(block())
+    model = block().eval()
+    model[1].train()
+    with pytest.raises(ValueError, match="expected 1 to be in eval mode, got it in training mode"):
+        fuse(model)
