@@ -113,49 +113,82 @@ struct Part {
   int64_t image, first_vector, vectors, first_row, rows;
 };
 
-// Up to `lanes` pixels of `count` channels, from planes to vectors.
-template <class T>
-[[gnu::always_inline]] inline void load_planes(const T* planes, int64_t plane_stride, int count, int pixels,
-                                               Vec (&vectors)[lanes]) {
+// A square of a tile: up to `lanes` pixels of `count` channels, from planes to vectors. Whole squares, which are the
+// most, go without masks and without gaps to open.
+template <class T, int slot, class S>
+[[gnu::always_inline]] inline void load_square(const T* planes, int64_t plane_stride, int count, int pixels,
+                                               const Gaps<slot>& gaps, S* to, int64_t stride) {
+  Vec rows[lanes];
   if (count == lanes && pixels == lanes) {
     unroll<lanes>([&](auto i) RESNEXT_INLINE {
-      vectors[i] = load(planes);
+      rows[i] = load(planes);
       planes = opaque(planes + plane_stride);
     });
-  } else {
+    transpose(rows);
     unroll<lanes>([&](auto i) RESNEXT_INLINE {
-      vectors[i] = i < count ? load_part(planes, pixels) : Vec{};
+      store(to, rows[i]);
+      to = opaque(to + stride);
+    });
+    return;
+  }
+  unroll<lanes>([&](auto i) RESNEXT_INLINE {
+    rows[i] = i < count ? load_part(planes, pixels) : Vec{};
+    planes = opaque(planes + plane_stride);
+  });
+  transpose(rows);
+  unroll<lanes>([&](auto i) RESNEXT_INLINE {
+    if (i < pixels) store(to, gaps.open(rows[i]));
+    to = opaque(to + stride);
+  });
+}
+
+// The other way, rounded.
+template <class T, int slot>
+[[gnu::always_inline]] inline void store_square(const float* from, int64_t stride, const Gaps<slot>& gaps, int count,
+                                                int pixels, T* planes, int64_t plane_stride) {
+  Vec rows[lanes];
+  if (count == lanes && pixels == lanes) {
+    unroll<lanes>([&](auto i) RESNEXT_INLINE {
+      rows[i] = load(from);
+      from = opaque(from + stride);
+    });
+    transpose(rows);
+    unroll<lanes>([&](auto i) RESNEXT_INLINE {
+      store(planes, rows[i]);
       planes = opaque(planes + plane_stride);
     });
+    return;
   }
-  transpose(vectors);
+  unroll<lanes>([&](auto i) RESNEXT_INLINE {
+    rows[i] = i < pixels ? gaps.close(load(from)) : Vec{};
+    from = opaque(from + stride);
+  });
+  transpose(rows);
+  unroll<lanes>([&](auto i) RESNEXT_INLINE {
+    if (i < count) store_part(planes, rows[i], pixels);
+    planes = opaque(planes + plane_stride);
+  });
 }
 
 // Copies a part to scratch: pixels of `part.vectors` vectors of floats or, for pairs, of bfloat16 as they are.
 template <class T, int slot, class S>
-[[gnu::noinline]] void load_pixels(const Tensor<const T, slot>& tensor, const Part& part, bool prefetch, S* to) {
-  const int64_t stride = part.vectors * lanes;
+[[gnu::noinline]] void load_pixels(const Tensor<const T, slot>& tensor, const Part& part, bool ahead, S* to) {
+  const int64_t stride = part.vectors * lanes, pixels = part.rows * tensor.columns;
   for (int64_t i = 0; i < part.vectors; ++i) {
-    const int64_t channel = tensor.map.first_channel(part.first_vector + i), plane_stride = tensor.channel_stride();
+    const int64_t channel = tensor.map.first_channel(part.first_vector + i);
     const int count = tensor.map.count(part.first_vector + i);
     const T* from = tensor.at(part.image, channel, part.first_row);
     S* vector = to + i * lanes;
-    if (tensor.layout == Layout::nhwc) {
-      for (int64_t pixel = 0; pixel < part.rows * tensor.columns; ++pixel, vector += stride) {
-        if (prefetch) __builtin_prefetch(from + stride, 0, 2);  // the next part's pixel
-        store(vector, tensor.gaps.open(load_part(from, count)));
-        from += tensor.map.channels();
-      }
+    if (tensor.layout == Layout::nchw) {
+      for (int64_t pixel = 0; pixel < pixels; pixel += lanes)
+        load_square(from + pixel, tensor.channel_stride(), count, std::min<int64_t>(pixels - pixel, lanes), tensor.gaps,
+                    vector + pixel * stride, stride);
       continue;
     }
-    for (int64_t pixels = part.rows * tensor.columns; pixels > 0; pixels -= lanes, from += lanes) {
-      const int now = static_cast<int>(std::min<int64_t>(pixels, lanes));
-      Vec tile[lanes];
-      load_planes(from, plane_stride, count, now, tile);
-      unroll<lanes>([&](auto j) RESNEXT_INLINE {
-        if (j < now) store(vector, tensor.gaps.open(tile[j]));
-        vector = opaque(vector + stride);
-      });
+    for (int64_t pixel = 0; pixel < pixels; ++pixel, vector += stride) {
+      if (ahead) prefetch(from + stride);  // the next part's pixel
+      store(vector, tensor.gaps.open(load_part(from, count)));
+      from += tensor.map.channels();
     }
   }
 }
@@ -163,32 +196,20 @@ template <class T, int slot, class S>
 // Copies scratch to a part, rounded.
 template <class T, int slot>
 [[gnu::noinline]] void store_pixels(const float* from, const Part& part, const Tensor<T, slot>& tensor) {
-  const int64_t stride = part.vectors * lanes;
+  const int64_t stride = part.vectors * lanes, pixels = part.rows * tensor.columns;
   for (int64_t i = 0; i < part.vectors; ++i) {
-    const int64_t channel = tensor.map.first_channel(part.first_vector + i), plane_stride = tensor.channel_stride();
+    const int64_t channel = tensor.map.first_channel(part.first_vector + i);
     const int count = tensor.map.count(part.first_vector + i);
     T* to = tensor.at(part.image, channel, part.first_row);
     const float* vector = from + i * lanes;
-    if (tensor.layout == Layout::nhwc) {
-      for (int64_t pixel = 0; pixel < part.rows * tensor.columns;
-           ++pixel, vector += stride, to += tensor.map.channels())
-        store_part(to, tensor.gaps.close(load(vector)), count);
+    if (tensor.layout == Layout::nchw) {
+      for (int64_t pixel = 0; pixel < pixels; pixel += lanes)
+        store_square(vector + pixel * stride, stride, tensor.gaps, count, std::min<int64_t>(pixels - pixel, lanes),
+                     to + pixel, tensor.channel_stride());
       continue;
     }
-    for (int64_t pixels = part.rows * tensor.columns; pixels > 0; pixels -= lanes, to += lanes) {
-      const int now = static_cast<int>(std::min<int64_t>(pixels, lanes));
-      Vec tile[lanes];
-      unroll<lanes>([&](auto j) RESNEXT_INLINE {
-        tile[j] = j < now ? tensor.gaps.close(load(vector)) : Vec{};
-        vector = opaque(vector + stride);
-      });
-      transpose(tile);
-      T* plane = to;
-      unroll<lanes>([&](auto j) RESNEXT_INLINE {
-        if (j < count) store_part(plane, tile[j], now);
-        plane = opaque(plane + plane_stride);
-      });
-    }
+    for (int64_t pixel = 0; pixel < pixels; ++pixel, vector += stride, to += tensor.map.channels())
+      store_part(to, tensor.gaps.close(load(vector)), count);
   }
 }
 
