@@ -104,14 +104,18 @@ struct BlockPlace {
   bool skip_first, skip_last;  // these source pixels lie outside
 };
 
-// As many channels are spread at a time as there are registers for their weights.
-constexpr int channels_at_once = lanes == 16 ? 4 : 1;
+// As many channels are spread at a time as there are registers for their weights; but one where sums would wait: in
+// fprop of stride 2 a target's products of four channels follow one another, and pairs take longest.
+template <class Walk, int slot, int per_lane>
+constexpr int channels_at_once =
+    lanes == 16 && !(std::is_same_v<Walk, Narrowing> && slot == lanes && per_lane == 2) ? 4 : 1;
 
 // Adds these elements of one row of taps to the sums of a block.
 template <class Walk, int slot, int per_lane, int steps, int targets>
 [[gnu::always_inline]] inline void add_channels(const float* pixels, const Maps& maps, const float* weights,
                                                 const BlockPlace& place, Vec (&sums)[targets]) {
-  constexpr int elements = elements_at_once<slot, per_lane>, at_once = std::min(elements, channels_at_once);
+  constexpr int elements = elements_at_once<slot, per_lane>,
+                at_once = std::min(elements, channels_at_once<Walk, slot, per_lane>);
   constexpr int sources = Walk::sources(steps);
   unroll<elements / at_once>([&](auto part) RESNEXT_INLINE {
     constexpr int channel = part * at_once;

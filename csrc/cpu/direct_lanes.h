@@ -113,33 +113,44 @@ struct Part {
   int64_t image, first_vector, vectors, first_row, rows;
 };
 
-// A square of a tile: up to `lanes` pixels of `count` channels, from planes to vectors. Whole squares, which are the
-// most, go without masks and without gaps to open.
+// The pixels of a square, which is a vector of each of `lanes` planes.
+template <class T>
+constexpr int square_pixels = lanes * in_lane<T>;
+
+// Row `pixel` of a transposed square, as floats.
+template <int pixel, class T>
+[[gnu::always_inline]] inline Vec pixel_of_square(const Vec (&rows)[lanes]) {
+  if constexpr (std::is_same_v<T, float>)
+    return rows[pixel];
+  else
+    return widen_half<pixel % 2>(rows[pixel / 2], T());
+}
+
+// Up to a square's pixels of `count` channels, from planes to vectors. Whole squares, which are the most, go without
+// masks and, as they have none, without gaps to open.
 template <class T, int slot, class S>
 [[gnu::always_inline]] inline void load_square(const T* planes, int64_t plane_stride, int count, int pixels,
                                                const Gaps<slot>& gaps, S* to, int64_t stride) {
   Vec rows[lanes];
-  if (count == lanes && pixels == lanes) {
+  const auto copy = [&](const auto& load_row, const auto& store_pixel) RESNEXT_INLINE {
     unroll<lanes>([&](auto i) RESNEXT_INLINE {
-      rows[i] = load(planes);
+      rows[i] = load_row(i);
       planes = opaque(planes + plane_stride);
     });
     transpose(rows);
-    unroll<lanes>([&](auto i) RESNEXT_INLINE {
-      store(to, rows[i]);
+    unroll<square_pixels<T>>([&](auto i) RESNEXT_INLINE {
+      store_pixel(i, pixel_of_square<i, T>(rows));
       to = opaque(to + stride);
     });
-    return;
-  }
-  unroll<lanes>([&](auto i) RESNEXT_INLINE {
-    rows[i] = i < count ? load_part(planes, pixels) : Vec{};
-    planes = opaque(planes + plane_stride);
-  });
-  transpose(rows);
-  unroll<lanes>([&](auto i) RESNEXT_INLINE {
-    if (i < pixels) store(to, gaps.open(rows[i]));
-    to = opaque(to + stride);
-  });
+  };
+  if (count == lanes && pixels == square_pixels<T>)
+    copy([&](int) RESNEXT_INLINE { return load_bits(planes); },
+         [&](int, Vec pixel) RESNEXT_INLINE { store(to, pixel); });
+  else
+    copy([&](int i) RESNEXT_INLINE { return i < count ? load_bits_part(planes, pixels) : Vec{}; },
+         [&](int i, Vec pixel) RESNEXT_INLINE {
+           if (i < pixels) store(to, gaps.open(pixel));
+         });
 }
 
 // The other way, rounded.
@@ -147,27 +158,30 @@ template <class T, int slot>
 [[gnu::always_inline]] inline void store_square(const float* from, int64_t stride, const Gaps<slot>& gaps, int count,
                                                 int pixels, T* planes, int64_t plane_stride) {
   Vec rows[lanes];
-  if (count == lanes && pixels == lanes) {
+  const auto copy = [&](const auto& load_pixel, const auto& store_row) RESNEXT_INLINE {
     unroll<lanes>([&](auto i) RESNEXT_INLINE {
-      rows[i] = load(from);
+      if constexpr (std::is_same_v<T, float>) {
+        rows[i] = load_pixel(i);
+      } else {
+        const Halves even = round_to(load_pixel(2 * i), T());
+        from = opaque(from + stride);
+        rows[i] = join_halves(even, round_to(load_pixel(2 * i + 1), T()));
+      }
       from = opaque(from + stride);
     });
     transpose(rows);
     unroll<lanes>([&](auto i) RESNEXT_INLINE {
-      store(planes, rows[i]);
+      store_row(i, rows[i]);
       planes = opaque(planes + plane_stride);
     });
-    return;
-  }
-  unroll<lanes>([&](auto i) RESNEXT_INLINE {
-    rows[i] = i < pixels ? gaps.close(load(from)) : Vec{};
-    from = opaque(from + stride);
-  });
-  transpose(rows);
-  unroll<lanes>([&](auto i) RESNEXT_INLINE {
-    if (i < count) store_part(planes, rows[i], pixels);
-    planes = opaque(planes + plane_stride);
-  });
+  };
+  if (count == lanes && pixels == square_pixels<T>)
+    copy([&](int) RESNEXT_INLINE { return load(from); }, [&](int, Vec row) RESNEXT_INLINE { store_bits(planes, row); });
+  else
+    copy([&](int i) RESNEXT_INLINE { return i < pixels ? gaps.close(load(from)) : Vec{}; },
+         [&](int i, Vec row) RESNEXT_INLINE {
+           if (i < count) store_bits_part(planes, row, pixels);
+         });
 }
 
 // Copies a part to scratch: pixels of `part.vectors` vectors of floats or, for pairs, of bfloat16 as they are.
@@ -180,9 +194,9 @@ template <class T, int slot, class S>
     const T* from = tensor.at(part.image, channel, part.first_row);
     S* vector = to + i * lanes;
     if (tensor.layout == Layout::nchw) {
-      for (int64_t pixel = 0; pixel < pixels; pixel += lanes)
-        load_square(from + pixel, tensor.channel_stride(), count, std::min<int64_t>(pixels - pixel, lanes), tensor.gaps,
-                    vector + pixel * stride, stride);
+      for (int64_t pixel = 0; pixel < pixels; pixel += square_pixels<T>)
+        load_square(from + pixel, tensor.channel_stride(), count, std::min<int64_t>(pixels - pixel, square_pixels<T>),
+                    tensor.gaps, vector + pixel * stride, stride);
       continue;
     }
     for (int64_t pixel = 0; pixel < pixels; ++pixel, vector += stride) {
@@ -203,9 +217,9 @@ template <class T, int slot>
     T* to = tensor.at(part.image, channel, part.first_row);
     const float* vector = from + i * lanes;
     if (tensor.layout == Layout::nchw) {
-      for (int64_t pixel = 0; pixel < pixels; pixel += lanes)
-        store_square(vector + pixel * stride, stride, tensor.gaps, count, std::min<int64_t>(pixels - pixel, lanes),
-                     to + pixel, tensor.channel_stride());
+      for (int64_t pixel = 0; pixel < pixels; pixel += square_pixels<T>)
+        store_square(vector + pixel * stride, stride, tensor.gaps, count,
+                     std::min<int64_t>(pixels - pixel, square_pixels<T>), to + pixel, tensor.channel_stride());
       continue;
     }
     for (int64_t pixel = 0; pixel < pixels; ++pixel, vector += stride, to += tensor.map.channels())

@@ -75,9 +75,11 @@ TilePlan tile_plan(const Sum<T, slot>& sum) {
   const Lanes<slot>&from = sum.source.map, &to = sum.target.map;
   const bool nhwc = sum.source.layout == Layout::nhwc;
   TilePlan plan{};
-  plan.source_in_place = nhwc && sizeof(T) * per_lane<T> == sizeof(float) &&
+  // A block of stride 2 reads so many pixels that, so far apart, they push each other out of the first-level cache.
+  const bool crowded = std::is_same_v<Walk, Narrowing> && slot == lanes && from.channels() % 1024 == 0;
+  plan.source_in_place = nhwc && !crowded && sizeof(T) * per_lane<T> == sizeof(float) &&
                          (slot == lanes ? from.width == sum.pack_plan().channels : from.is_full());
-  plan.target_in_place = plan.source_in_place && std::is_same_v<T, float> && (slot == lanes || to.is_full());
+  plan.target_in_place = nhwc && std::is_same_v<T, float> && (slot == lanes || to.is_full());
   const auto floats = [&](int64_t rows) {
     const int64_t source_rows = std::min(sum.source.rows, Walk::last_source_row(rows) - Walk::first_source_row(0) + 1);
     const int64_t source_pixels = plan.source_in_place ? 0 : source_rows * sum.source.columns;
@@ -153,6 +155,7 @@ Maps tile_maps(const Sum<T, slot>& sum, const TilePlan& plan, const TileParts& p
   Maps maps{};
   maps.source = scratch;
   maps.source_first = parts.source.first_row;
+  maps.source_channel = parts.source.first_vector * lanes / per_lane<T>;
   maps.source_stride = parts.source.vectors * lanes / per_lane<T>;
   if (plan.source_in_place) {
     maps.source = reinterpret_cast<const float*>(sum.source.at(parts.source.image, 0, 0));
@@ -162,7 +165,6 @@ Maps tile_maps(const Sum<T, slot>& sum, const TilePlan& plan, const TileParts& p
   maps.target = scratch + plan.source_floats;
   maps.target_first = parts.target.first_row;
   maps.target_stride = parts.target.vectors * lanes;
-  maps.source_channel = parts.source.first_vector * lanes / per_lane<T>;
   maps.target_channel = parts.target.first_vector * lanes;
   if (plan.target_in_place) {
     maps.target = reinterpret_cast<float*>(sum.target.at(parts.target.image, 0, 0));
