@@ -2,6 +2,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <span>
 
 #include "direct_pack.h"
 #include "grouped_conv.h"
@@ -33,14 +34,16 @@ struct Maps {
   const float* source;  // row `source_first`
   float* target;        // row `target_first`
   int64_t source_first, target_first;
+  int64_t source_channel, target_channel;  // where they begin, as counted in VectorPlace
   int64_t source_rows, source_columns, target_columns;
   int64_t source_stride, target_stride;  // from pixel to pixel, in elements; rows follow one another
   int64_t channels;                      // of the source in a group, in elements
   int64_t group_distance;                // between the starts of neighbouring groups in the source
   bool prefetch;                         // the maps come from memory, not from cache
   bool stream;                           // the target is aligned, and too large to be worth a place in cache
-  const float* residual;                 // to be added to the target, whose order it has, or null
-  bool relu;                             // what is negative becomes zero at last
+  bool fused;                            // sums are multiplied by `scale`, then `shift` and the residual are added
+  const float* residual;                 // laid out like the target, or null
+  bool relu;                             // at last, what is negative becomes zero
 };
 
 // Stride 1: source pixel i of a block feeds targets i - 2, i - 1 and i by its taps s = 2, 1, 0. The gradient of stride
@@ -104,14 +107,18 @@ struct BlockPlace {
   bool skip_first, skip_last;  // these source pixels lie outside
 };
 
-// As many channels are spread at a time as there are registers for their weights.
-constexpr int channels_at_once = lanes == 16 ? 4 : 1;
+// As many channels are spread at a time as there are registers for their weights; but one where sums would wait: in
+// fprop of stride 2 a target's products of four channels follow one another, and pairs take longest.
+template <class Walk, int slot, int per_lane>
+constexpr int channels_at_once =
+    lanes == 16 && !(std::is_same_v<Walk, Narrowing> && slot == lanes && per_lane == 2) ? 4 : 1;
 
 // Adds these elements of one row of taps to the sums of a block.
 template <class Walk, int slot, int per_lane, int steps, int targets>
 [[gnu::always_inline]] inline void add_channels(const float* pixels, const Maps& maps, const float* weights,
                                                 const BlockPlace& place, Vec (&sums)[targets]) {
-  constexpr int elements = elements_at_once<slot, per_lane>, at_once = std::min(elements, channels_at_once);
+  constexpr int elements = elements_at_once<slot, per_lane>,
+                at_once = std::min(elements, channels_at_once<Walk, slot, per_lane>);
   constexpr int sources = Walk::sources(steps);
   unroll<elements / at_once>([&](auto part) RESNEXT_INLINE {
     constexpr int channel = part * at_once;
@@ -147,25 +154,23 @@ TapRows tap_rows(const Maps& maps, int64_t target_row) {
   return taps;
 }
 
-// What a block needs to know of the vector of channels that it computes.
+// What a block needs to know of the vector of channels that it computes. Made once a call, as it takes divisions.
 struct VectorPlace {
-  int64_t source_channel;
+  Vec start, scale, shift;
   const float* weights;  // packed
-  Vec start;
-  int64_t target_channel;
-  int count;              // of channels, to be stored
-  bool straddles;         // the channels are of two wide groups, half and half
-  const float* epilogue;  // what the sums are multiplied by, and then what is added to them; null if nothing is done
+  int64_t source_channel, target_channel;
+  int count;       // of channels, to be stored
+  bool straddles;  // the channels are of two wide groups, half and half
 };
 
-// What follows the sums of the targets from `target` on.
+// What follows the sums of the targets from `target` on, if they are fused with it.
 template <int targets>
 [[gnu::always_inline]] inline void apply_epilogue(const Maps& maps, const VectorPlace& vector, const float* target,
                                                   int64_t targets_inside, Vec (&sums)[targets]) {
-  const Vec scale = load(vector.epilogue), shift = load(vector.epilogue + lanes), zero{};
+  const Vec zero{};
   const float* residual = maps.residual + (target - maps.target);
   unroll<targets>([&](auto i) RESNEXT_INLINE {
-    sums[i] = sums[i] * scale + shift;
+    sums[i] = sums[i] * vector.scale + vector.shift;
     if (maps.residual && i < targets_inside) sums[i] += load_part(residual + i * maps.target_stride, vector.count);
     if (maps.relu) sums[i] = sums[i] < zero ? zero : sums[i];  // NaN stays
   });
@@ -179,17 +184,25 @@ template <class Walk, int slot, int per_lane, int steps>
   Vec sums[targets];
   unroll<targets>([&](auto i) RESNEXT_INLINE { sums[i] = vector.start; });
   for (int row = 0; row < taps.count; ++row) {
-    const float* pixels = taps.rows[row].source + place.first_source * maps.source_stride + vector.source_channel;
+    const float* pixels =
+        taps.rows[row].source + place.first_source * maps.source_stride + vector.source_channel - maps.source_channel;
     const float* weights = vector.weights + taps.rows[row].r * 3 * lanes;
     for (int64_t channel = 0; channel < maps.channels; channel += elements_at_once<slot, per_lane>)
       add_channels<Walk, slot, per_lane, steps>(pixels + channel, maps, weights + channel * 9 * lanes, place, sums);
   }
-  target += vector.target_channel;
-  if (vector.epilogue) apply_epilogue(maps, vector, target, targets_inside, sums);
-  unroll<targets>([&](auto i) RESNEXT_INLINE {
-    if (i < targets_inside) maps.stream ? store_past_cache(target, sums[i]) : store_part(target, sums[i], vector.count);
-    target = opaque(target + maps.target_stride);
-  });
+  if (maps.fused) apply_epilogue(maps, vector, target, targets_inside, sums);
+  const auto store_sums = [&](const auto& store_one) RESNEXT_INLINE {
+    unroll<targets>([&](auto i) RESNEXT_INLINE {
+      if (i < targets_inside) store_one(target, sums[i]);
+      target = opaque(target + maps.target_stride);
+    });
+  };
+  if (maps.stream)
+    store_sums([](float* to, Vec sum) RESNEXT_INLINE { store_past_cache(to, sum); });
+  else if (vector.count == lanes)
+    store_sums([](float* to, Vec sum) RESNEXT_INLINE { store(to, sum); });
+  else
+    store_sums([&](float* to, Vec sum) RESNEXT_INLINE { store_part(to, sum, vector.count); });
 }
 
 // Asks for the source pixels that the next row of targets will be the first to need, and for the target pixels of this
@@ -199,15 +212,15 @@ void prefetch_block(const Maps& maps, int64_t target_row, const VectorPlace& vec
                     int64_t sources, const float* target, int64_t targets) {
   for (int64_t row = Walk::last_source_row(target_row) + 1; row <= Walk::last_source_row(target_row + 1); ++row) {
     const int64_t pixels = (row - maps.source_first) * maps.source_columns + first_source;
-    const float* pixel = maps.source + pixels * maps.source_stride + vector.source_channel;
-    for (int64_t i = 0; i < sources; ++i, pixel += maps.source_stride) __builtin_prefetch(pixel, 0, 2);
+    const float* pixel = maps.source + pixels * maps.source_stride + vector.source_channel - maps.source_channel;
+    for (int64_t i = 0; i < sources; ++i, pixel += maps.source_stride) prefetch(pixel);
   }
   if (maps.residual) {
-    const float* residual = maps.residual + (target - maps.target) + vector.target_channel;
-    for (int64_t i = 0; i < targets; ++i) __builtin_prefetch(residual + i * maps.target_stride, 0, 2);
+    const float* residual = maps.residual + (target - maps.target);
+    for (int64_t i = 0; i < targets; ++i) prefetch(residual + i * maps.target_stride);
   }
   if (maps.stream) return;
-  for (int64_t i = 0; i < targets; ++i) __builtin_prefetch(target + i * maps.target_stride + vector.target_channel, 1);
+  for (int64_t i = 0; i < targets; ++i) prefetch(target + i * maps.target_stride);
 }
 
 // Steps of a block: as many as registers hold sums for, and a divisor of the widths of ResNeXt's maps.
@@ -217,10 +230,10 @@ constexpr int largest_block = lanes == 16               ? 14 / Walk::step_target
                               : slot == 4               ? 8
                                                         : 7;
 
-// One row of targets for the vectors [begin, end): blocks as long as registers allow, the last one pushed back to end
-// with the row. `vector_place` tells a vector's VectorPlace.
-template <class Walk, int slot, int per_lane, class Vectors>
-void sum_row(const Maps& maps, int64_t target_row, int64_t begin, int64_t end, const Vectors& vector_place) {
+// One row of targets for `count` vectors of channels: blocks as long as registers allow, the last one pushed back to
+// end with the row.
+template <class Walk, int slot, int per_lane>
+void sum_row(const Maps& maps, int64_t target_row, const VectorPlace* vectors, int64_t count) {
   const TapRows taps = tap_rows<Walk>(maps, target_row);
   const int64_t steps = Walk::steps(maps);
   float* target = maps.target + (target_row - maps.target_first) * maps.target_columns * maps.target_stride;
@@ -228,9 +241,8 @@ void sum_row(const Maps& maps, int64_t target_row, int64_t begin, int64_t end, c
     const int64_t column = step * Walk::step_targets, first_source = Walk::first_source(step);
     const int64_t last_source = first_source + Walk::sources(size) - 1;
     const BlockPlace place{first_source, first_source < 0, last_source >= maps.source_columns};
-    for (int64_t i = begin; i < end; ++i) {
-      const VectorPlace vector = vector_place(i);
-      float* block_target = target + column * maps.target_stride;
+    for (const VectorPlace& vector : std::span(vectors, count)) {
+      float* block_target = target + column * maps.target_stride + vector.target_channel - maps.target_channel;
       if (maps.prefetch)
         prefetch_block<Walk>(maps, target_row, vector, first_source, Walk::sources(size), block_target,
                              size * Walk::step_targets);

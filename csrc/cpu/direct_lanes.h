@@ -113,49 +113,96 @@ struct Part {
   int64_t image, first_vector, vectors, first_row, rows;
 };
 
-// Up to `lanes` pixels of `count` channels, from planes to vectors.
+// The pixels of a square, which is a vector of each of `lanes` planes.
 template <class T>
-[[gnu::always_inline]] inline void load_planes(const T* planes, int64_t plane_stride, int count, int pixels,
-                                               Vec (&vectors)[lanes]) {
-  if (count == lanes && pixels == lanes) {
+constexpr int square_pixels = lanes * in_lane<T>;
+
+// Row `pixel` of a transposed square, as floats.
+template <int pixel, class T>
+[[gnu::always_inline]] inline Vec pixel_of_square(const Vec (&rows)[lanes]) {
+  if constexpr (std::is_same_v<T, float>)
+    return rows[pixel];
+  else
+    return widen_half<pixel % 2>(rows[pixel / 2], T());
+}
+
+// Up to a square's pixels of `count` channels, from planes to vectors. Whole squares, which are the most, go without
+// masks and, as they have none, without gaps to open.
+template <class T, int slot, class S>
+[[gnu::always_inline]] inline void load_square(const T* planes, int64_t plane_stride, int count, int pixels,
+                                               const Gaps<slot>& gaps, S* to, int64_t stride) {
+  Vec rows[lanes];
+  const auto copy = [&](const auto& load_row, const auto& store_pixel) RESNEXT_INLINE {
     unroll<lanes>([&](auto i) RESNEXT_INLINE {
-      vectors[i] = load(planes);
+      rows[i] = load_row(i);
       planes = opaque(planes + plane_stride);
     });
-  } else {
+    transpose(rows);
+    unroll<square_pixels<T>>([&](auto i) RESNEXT_INLINE {
+      store_pixel(i, pixel_of_square<i, T>(rows));
+      to = opaque(to + stride);
+    });
+  };
+  if (count == lanes && pixels == square_pixels<T>)
+    copy([&](int) RESNEXT_INLINE { return load_bits(planes); },
+         [&](int, Vec pixel) RESNEXT_INLINE { store(to, pixel); });
+  else
+    copy([&](int i) RESNEXT_INLINE { return i < count ? load_bits_part(planes, pixels) : Vec{}; },
+         [&](int i, Vec pixel) RESNEXT_INLINE {
+           if (i < pixels) store(to, gaps.open(pixel));
+         });
+}
+
+// The other way, rounded.
+template <class T, int slot>
+[[gnu::always_inline]] inline void store_square(const float* from, int64_t stride, const Gaps<slot>& gaps, int count,
+                                                int pixels, T* planes, int64_t plane_stride) {
+  Vec rows[lanes];
+  const auto copy = [&](const auto& load_pixel, const auto& store_row) RESNEXT_INLINE {
     unroll<lanes>([&](auto i) RESNEXT_INLINE {
-      vectors[i] = i < count ? load_part(planes, pixels) : Vec{};
+      if constexpr (std::is_same_v<T, float>) {
+        rows[i] = load_pixel(i);
+      } else {
+        const Halves even = round_to(load_pixel(2 * i), T());
+        from = opaque(from + stride);
+        rows[i] = join_halves(even, round_to(load_pixel(2 * i + 1), T()));
+      }
+      from = opaque(from + stride);
+    });
+    transpose(rows);
+    unroll<lanes>([&](auto i) RESNEXT_INLINE {
+      store_row(i, rows[i]);
       planes = opaque(planes + plane_stride);
     });
-  }
-  transpose(vectors);
+  };
+  if (count == lanes && pixels == square_pixels<T>)
+    copy([&](int) RESNEXT_INLINE { return load(from); }, [&](int, Vec row) RESNEXT_INLINE { store_bits(planes, row); });
+  else
+    copy([&](int i) RESNEXT_INLINE { return i < pixels ? gaps.close(load(from)) : Vec{}; },
+         [&](int i, Vec row) RESNEXT_INLINE {
+           if (i < count) store_bits_part(planes, row, pixels);
+         });
 }
 
 // Copies a part to scratch: pixels of `part.vectors` vectors of floats or, for pairs, of bfloat16 as they are.
 template <class T, int slot, class S>
-[[gnu::noinline]] void load_pixels(const Tensor<const T, slot>& tensor, const Part& part, bool prefetch, S* to) {
-  const int64_t stride = part.vectors * lanes;
+[[gnu::noinline]] void load_pixels(const Tensor<const T, slot>& tensor, const Part& part, bool ahead, S* to) {
+  const int64_t stride = part.vectors * lanes, pixels = part.rows * tensor.columns;
   for (int64_t i = 0; i < part.vectors; ++i) {
-    const int64_t channel = tensor.map.first_channel(part.first_vector + i), plane_stride = tensor.channel_stride();
+    const int64_t channel = tensor.map.first_channel(part.first_vector + i);
     const int count = tensor.map.count(part.first_vector + i);
     const T* from = tensor.at(part.image, channel, part.first_row);
     S* vector = to + i * lanes;
-    if (tensor.layout == Layout::nhwc) {
-      for (int64_t pixel = 0; pixel < part.rows * tensor.columns; ++pixel, vector += stride) {
-        if (prefetch) __builtin_prefetch(from + stride, 0, 2);  // the next part's pixel
-        store(vector, tensor.gaps.open(load_part(from, count)));
-        from += tensor.map.channels();
-      }
+    if (tensor.layout == Layout::nchw) {
+      for (int64_t pixel = 0; pixel < pixels; pixel += square_pixels<T>)
+        load_square(from + pixel, tensor.channel_stride(), count, std::min<int64_t>(pixels - pixel, square_pixels<T>),
+                    tensor.gaps, vector + pixel * stride, stride);
       continue;
     }
-    for (int64_t pixels = part.rows * tensor.columns; pixels > 0; pixels -= lanes, from += lanes) {
-      const int now = static_cast<int>(std::min<int64_t>(pixels, lanes));
-      Vec tile[lanes];
-      load_planes(from, plane_stride, count, now, tile);
-      unroll<lanes>([&](auto j) RESNEXT_INLINE {
-        if (j < now) store(vector, tensor.gaps.open(tile[j]));
-        vector = opaque(vector + stride);
-      });
+    for (int64_t pixel = 0; pixel < pixels; ++pixel, vector += stride) {
+      if (ahead) prefetch(from + stride);  // the next part's pixel
+      store(vector, tensor.gaps.open(load_part(from, count)));
+      from += tensor.map.channels();
     }
   }
 }
@@ -163,32 +210,20 @@ template <class T, int slot, class S>
 // Copies scratch to a part, rounded.
 template <class T, int slot>
 [[gnu::noinline]] void store_pixels(const float* from, const Part& part, const Tensor<T, slot>& tensor) {
-  const int64_t stride = part.vectors * lanes;
+  const int64_t stride = part.vectors * lanes, pixels = part.rows * tensor.columns;
   for (int64_t i = 0; i < part.vectors; ++i) {
-    const int64_t channel = tensor.map.first_channel(part.first_vector + i), plane_stride = tensor.channel_stride();
+    const int64_t channel = tensor.map.first_channel(part.first_vector + i);
     const int count = tensor.map.count(part.first_vector + i);
     T* to = tensor.at(part.image, channel, part.first_row);
     const float* vector = from + i * lanes;
-    if (tensor.layout == Layout::nhwc) {
-      for (int64_t pixel = 0; pixel < part.rows * tensor.columns;
-           ++pixel, vector += stride, to += tensor.map.channels())
-        store_part(to, tensor.gaps.close(load(vector)), count);
+    if (tensor.layout == Layout::nchw) {
+      for (int64_t pixel = 0; pixel < pixels; pixel += square_pixels<T>)
+        store_square(vector + pixel * stride, stride, tensor.gaps, count,
+                     std::min<int64_t>(pixels - pixel, square_pixels<T>), to + pixel, tensor.channel_stride());
       continue;
     }
-    for (int64_t pixels = part.rows * tensor.columns; pixels > 0; pixels -= lanes, to += lanes) {
-      const int now = static_cast<int>(std::min<int64_t>(pixels, lanes));
-      Vec tile[lanes];
-      unroll<lanes>([&](auto j) RESNEXT_INLINE {
-        tile[j] = j < now ? tensor.gaps.close(load(vector)) : Vec{};
-        vector = opaque(vector + stride);
-      });
-      transpose(tile);
-      T* plane = to;
-      unroll<lanes>([&](auto j) RESNEXT_INLINE {
-        if (j < count) store_part(plane, tile[j], now);
-        plane = opaque(plane + plane_stride);
-      });
-    }
+    for (int64_t pixel = 0; pixel < pixels; ++pixel, vector += stride, to += tensor.map.channels())
+      store_part(to, tensor.gaps.close(load(vector)), count);
   }
 }
 

@@ -49,31 +49,6 @@ inline Share thread_share(int64_t count) {
   return {count * thread / threads, count * (thread + 1) / threads};
 }
 
-template <class T, int slot>
-Vec start_value(const Sum<T, slot>& sum, int64_t vector) {
-  const Tensor<T, slot>& target = sum.target;
-  if (!sum.bias) return Vec{};
-  return target.gaps.open(load_part(sum.bias + target.map.first_channel(vector), target.map.count(vector)));
-}
-
-// The factors and addends of the sums, as lanes hold them: a vector of each for every vector of channels.
-template <class T, int slot>
-int64_t epilogue_floats(const Sum<T, slot>& sum) {
-  return sum.fused ? sum.target.map.vectors() * 2 * lanes : 0;
-}
-
-template <class T, int slot>
-void spread_epilogue(const Sum<T, slot>& sum, float* to) {
-  const Tensor<T, slot>& target = sum.target;
-  if (!sum.fused) return;
-  for (int64_t vector = 0; vector < target.map.vectors(); ++vector)
-    for (const void* from : {sum.epilogue.scale, sum.epilogue.shift}) {
-      const float* channels = static_cast<const float*>(from) + target.map.first_channel(vector);
-      store(to, target.gaps.open(load_part(channels, target.map.count(vector))));
-      to += lanes;
-    }
-}
-
 // How a sum is cut into tiles, from its shape alone.
 struct TilePlan {
   bool source_in_place, target_in_place;
@@ -102,9 +77,11 @@ TilePlan tile_plan(const Sum<T, slot>& sum) {
   const Lanes<slot>&from = sum.source.map, &to = sum.target.map;
   const bool nhwc = sum.source.layout == Layout::nhwc;
   TilePlan plan{};
-  plan.source_in_place = nhwc && sizeof(T) * per_lane<T> == sizeof(float) &&
+  // A block of stride 2 reads so many pixels that, so far apart, they push each other out of the first-level cache.
+  const bool crowded = std::is_same_v<Walk, Narrowing> && slot == lanes && from.channels() % 1024 == 0;
+  plan.source_in_place = nhwc && !crowded && sizeof(T) * per_lane<T> == sizeof(float) &&
                          (slot == lanes ? from.width == sum.pack_plan().channels : from.is_full());
-  plan.target_in_place = plan.source_in_place && std::is_same_v<T, float> && (slot == lanes || to.is_full());
+  plan.target_in_place = nhwc && std::is_same_v<T, float> && (slot == lanes || to.is_full());
   const auto floats = [&](int64_t rows) {
     const int64_t source_rows = std::min(sum.source.rows, Walk::last_source_row(rows) - Walk::first_source_row(0) + 1);
     const int64_t source_pixels = plan.source_in_place ? 0 : source_rows * sum.source.columns;
@@ -139,15 +116,14 @@ bool worth_streaming(const Sum<T, slot>& sum, const TilePlan& plan) {
 }
 
 // Asks for `step` of `steps` of the memory of a part, if it lies together: whole planes.
-template <bool write, class T, int slot>
+template <class T, int slot>
 void prefetch_planes(const Tensor<T, slot>& tensor, const Part& part, int64_t step, int64_t steps) {
   if (tensor.layout != Layout::nchw || part.rows != tensor.rows) return;
   const int64_t first = tensor.map.first_channel(part.first_vector), last = part.first_vector + part.vectors - 1;
   const int64_t size = (tensor.map.first_channel(last) + tensor.map.count(last) - first) * tensor.pixels();
   constexpr int64_t line = 64 / sizeof(T);
   const T* from = tensor.at(part.image, first, 0);
-  for (int64_t i = size * step / steps / line * line; i < size * (step + 1) / steps; i += line)
-    __builtin_prefetch(from + i, write, 2);
+  for (int64_t i = size * step / steps / line * line; i < size * (step + 1) / steps; i += line) prefetch(from + i);
 }
 
 // The source and the target of one tile.
@@ -170,6 +146,12 @@ TileParts tile_parts(const Sum<T, slot>& sum, const TilePlan& plan, int64_t inde
           part(sum.target.map, plan.target_vectors, first, last)};
 }
 
+// Scratch for the source: floats, or pairs.
+template <class T>
+auto source_scratch(float* scratch) {
+  return reinterpret_cast<std::conditional_t<per_lane<T> == 2, T, float>*>(scratch);
+}
+
 template <class T, int slot>
 void load_residual(const Sum<T, slot>& sum, const Part& part, float* to) {
   const Tensor<T, slot>& target = sum.target;
@@ -178,30 +160,26 @@ void load_residual(const Sum<T, slot>& sum, const Part& part, float* to) {
               false, to);
 }
 
-// Scratch for the source: floats, or pairs.
-template <class T>
-auto source_scratch(float* scratch) {
-  return reinterpret_cast<std::conditional_t<per_lane<T> == 2, T, float>*>(scratch);
-}
-
 // What the sum of one tile reads and writes.
 template <class T, int slot>
 Maps tile_maps(const Sum<T, slot>& sum, const TilePlan& plan, const TileParts& parts, float* scratch) {
   Maps maps{};
   maps.source = scratch;
   maps.source_first = parts.source.first_row;
+  maps.source_channel = parts.source.first_vector * lanes / per_lane<T>;
   maps.source_stride = parts.source.vectors * lanes / per_lane<T>;
   if (plan.source_in_place) {
     maps.source = reinterpret_cast<const float*>(sum.source.at(parts.source.image, 0, 0));
-    maps.source_first = 0;
+    maps.source_first = maps.source_channel = 0;
     maps.source_stride = sum.source.map.channels() / per_lane<T>;
   }
   maps.target = scratch + plan.source_floats;
   maps.target_first = parts.target.first_row;
   maps.target_stride = parts.target.vectors * lanes;
+  maps.target_channel = parts.target.first_vector * lanes;
   if (plan.target_in_place) {
     maps.target = reinterpret_cast<float*>(sum.target.at(parts.target.image, 0, 0));
-    maps.target_first = 0;
+    maps.target_first = maps.target_channel = 0;
     maps.target_stride = sum.target.map.channels();
   }
   maps.source_rows = sum.source.rows;
@@ -211,79 +189,97 @@ Maps tile_maps(const Sum<T, slot>& sum, const TilePlan& plan, const TileParts& p
   maps.group_distance = (slot < lanes ? slot : sum.source.map.width) / per_lane<T>;
   maps.prefetch = plan.source_in_place && comes_from_memory(sum);
   maps.stream = worth_streaming(sum, plan);
+  maps.fused = sum.fused;
+  maps.relu = sum.epilogue.relu;
   if (sum.epilogue.residual) {
     const auto* residual = static_cast<const float*>(sum.epilogue.residual);
     maps.residual = plan.target_in_place ? residual + (maps.target - reinterpret_cast<float*>(sum.target.data))
                                          : maps.target + plan.target_floats;
   }
-  maps.relu = sum.epilogue.relu;
   return maps;
 }
 
-template <class Walk, class T, int slot>
-void sum_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const float* packed, const float* epilogue,
-               float* scratch) {
+// The place of a vector of target channels, as its block wants to know it.
+template <class T, int slot>
+VectorPlace vector_place(const Sum<T, slot>& sum, const TilePlan& plan, int64_t vector, const float* packed) {
   const Lanes<slot>&from = sum.source.map, &to = sum.target.map;
-  const int64_t vector_size = sum.pack_plan().vector_size();
+  const int64_t unit = vector / to.vectors_per_unit(), first_group = unit * to.groups_per_unit();
+  const int64_t group_in_unit = slot < lanes ? 0 : to.place(vector, 0).group - first_group;
+  const int64_t unit_channel = plan.source_in_place ? first_group * from.width : unit * from.vectors_per_unit() * lanes;
+  const auto spread = [&](const auto* channels) {
+    return sum.target.gaps.open(load_part(channels + to.first_channel(vector), to.count(vector)));
+  };
+  VectorPlace place{};
+  if (sum.bias) place.start = spread(sum.bias);
+  if (sum.fused) {
+    place.scale = spread(static_cast<const float*>(sum.epilogue.scale));
+    place.shift = spread(static_cast<const float*>(sum.epilogue.shift));
+  }
+  place.weights = packed + vector * sum.pack_plan().vector_size();
+  place.source_channel = (unit_channel + group_in_unit * from.width) / per_lane<T>;
+  place.target_channel = plan.target_in_place ? to.first_channel(vector) : vector * lanes;
+  place.count = plan.target_in_place ? to.count(vector) : lanes;
+  place.straddles = to.straddles(vector);
+  return place;
+}
+
+template <class Walk, class T, int slot>
+void sum_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const VectorPlace* vectors, float* scratch) {
   const Share share = thread_share(sum.images * plan.blocks * plan.tiles);
-  const bool prefetch = comes_from_memory(sum);
+  const bool from_memory = comes_from_memory(sum);
   for (int64_t index = share.begin; index < share.end; ++index) {
     const TileParts parts = tile_parts<Walk>(sum, plan, index);
     const Part next = tile_parts<Walk>(sum, plan, std::min(index + 1, share.end - 1)).source;
     const Maps maps = tile_maps(sum, plan, parts, scratch);
-    if (!plan.source_in_place) load_pixels(sum.source, parts.source, prefetch, source_scratch<T>(scratch));
+    if (!plan.source_in_place) load_pixels(sum.source, parts.source, from_memory, source_scratch<T>(scratch));
     if (sum.epilogue.residual && !plan.target_in_place)
       load_residual(sum, parts.target, scratch + plan.source_floats + plan.target_floats);
-    const auto vector_place = [&](int64_t i) {
-      const int64_t vector = parts.target.first_vector + i;
-      const int64_t unit = vector / to.vectors_per_unit(), first_group = unit * to.groups_per_unit();
-      const int64_t group_in_unit = slot < lanes ? 0 : to.place(vector, 0).group - first_group;
-      const int64_t unit_channel =
-          plan.source_in_place ? first_group * from.width : i / to.vectors_per_unit() * from.vectors_per_unit() * lanes;
-      return VectorPlace{(unit_channel + group_in_unit * from.width) / per_lane<T>,
-                         packed + vector * vector_size,
-                         start_value(sum, vector),
-                         plan.target_in_place ? to.first_channel(vector) : i * lanes,
-                         plan.target_in_place ? to.count(vector) : lanes,
-                         to.straddles(vector),
-                         sum.fused ? epilogue + vector * 2 * lanes : nullptr};
-    };
     for (int64_t i = 0; i < parts.target.rows; ++i) {
-      if (prefetch) {
-        prefetch_planes<true>(sum.target, parts.target, i, parts.target.rows);
-        prefetch_planes<false>(sum.source, next, i, parts.target.rows);
+      if (from_memory) {
+        prefetch_planes(sum.target, parts.target, i, parts.target.rows);
+        prefetch_planes(sum.source, next, i, parts.target.rows);
       }
-      sum_row<Walk, slot, per_lane<T>>(maps, parts.target.first_row + i, 0, parts.target.vectors, vector_place);
+      sum_row<Walk, slot, per_lane<T>>(maps, parts.target.first_row + i, vectors + parts.target.first_vector,
+                                       parts.target.vectors);
     }
     if (!plan.target_in_place) store_pixels(maps.target, parts.target, sum.target);
   }
   if (worth_streaming(sum, plan)) _mm_sfence();  // the caller's other threads must see what was streamed
 }
 
-// Scratch of one thread: a tile, and before that a vector's weights.
+// Where the workspace holds what, in floats: places, weights, and each thread's scratch: a tile, and before that the
+// weights of a vector.
 template <class T, int slot>
-int64_t scratch_floats(const Sum<T, slot>& sum, const TilePlan& plan) {
-  return std::max(plan.scratch(), per_lane<T> == 2 ? packed_size(sum.pack_plan().channels) : 0);
-}
+struct SumWorkspace {
+  int64_t weights, scratch, scratch_size;
+
+  SumWorkspace(const Sum<T, slot>& sum, const TilePlan& plan)
+      : weights(sum.target.map.vectors() * int64_t(sizeof(VectorPlace) / sizeof(float))),
+        scratch(weights + sum.pack_plan().size()),
+        scratch_size(std::max(plan.scratch(), per_lane<T> == 2 ? packed_size(sum.pack_plan().channels) : 0)) {}
+};
 
 template <class Walk, class T, int slot>
 int64_t sum_workspace(const Sum<T, slot>& sum, int threads) {
-  return (sum.pack_plan().size() + epilogue_floats(sum) + threads * scratch_floats(sum, tile_plan<Walk>(sum))) *
-         sizeof(float);
+  const SumWorkspace<T, slot> workspace(sum, tile_plan<Walk>(sum));
+  return (workspace.scratch + threads * workspace.scratch_size) * int64_t(sizeof(float));
 }
 
 template <class Walk, class T, int slot>
 void run_sum(const Sum<T, slot>& sum) {
-  float* packed = static_cast<float*>(sum.launch.workspace);
   const PackPlan<slot> pack_plan = sum.pack_plan();
   const TilePlan plan = tile_plan<Walk>(sum);
-  float* epilogue = packed + pack_plan.size();
-  spread_epilogue(sum, epilogue);
+  const SumWorkspace<T, slot> workspace(sum, plan);
+  auto* places = static_cast<VectorPlace*>(sum.launch.workspace);
+  float* floats = static_cast<float*>(sum.launch.workspace);
+  float* packed = floats + workspace.weights;
+  for (int64_t vector = 0; vector < sum.target.map.vectors(); ++vector)
+    places[vector] = vector_place(sum, plan, vector, packed);
 #pragma omp parallel num_threads(sum.launch.threads)
   {
-    float* scratch = epilogue + epilogue_floats(sum) + omp_get_thread_num() * scratch_floats(sum, plan);
+    float* scratch = floats + workspace.scratch + omp_get_thread_num() * workspace.scratch_size;
     pack<T>(pack_plan, sum.weight, scratch, packed);
-    sum_tiles<Walk>(sum, plan, packed, epilogue, scratch);
+    sum_tiles<Walk>(sum, plan, places, scratch);
   }
 }
 

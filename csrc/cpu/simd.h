@@ -174,6 +174,74 @@ void store_part(T* to, Vec value, int count) {
 }
 #endif
 
+// What a vector holds of neighbouring elements of memory: a float in each lane, or two 16-bit numbers, the first in the
+// lower half.
+template <class T>
+constexpr int in_lane = sizeof(float) / sizeof(T);
+
+template <class T>
+[[gnu::always_inline]] inline Vec load_bits(const T* from) {
+  return *reinterpret_cast<const UnalignedVec*>(from);
+}
+
+template <class T>
+[[gnu::always_inline]] inline void store_bits(T* to, Vec bits) {
+  *reinterpret_cast<UnalignedVec*>(to) = bits;
+}
+
+// The same for the first `count` elements.
+inline Vec load_bits_part(const float* from, int count) { return load_part(from, count); }
+
+inline void store_bits_part(float* to, Vec bits, int count) { store_part(to, bits, count); }
+
+#ifdef __AVX512F__
+inline __mmask32 first_halves(int count) { return static_cast<__mmask32>((uint64_t(1) << count) - 1); }
+
+template <class T>
+Vec load_bits_part(const T* from, int count) {
+  return reinterpret_cast<Vec>(_mm512_maskz_loadu_epi16(first_halves(count), from));
+}
+
+template <class T>
+void store_bits_part(T* to, Vec bits, int count) {
+  _mm512_mask_storeu_epi16(to, first_halves(count), reinterpret_cast<__m512i>(bits));
+}
+#else
+template <class T>
+Vec load_bits_part(const T* from, int count) {
+  Vec bits{};
+  std::memcpy(&bits, from, count * sizeof(T));
+  return bits;
+}
+
+template <class T>
+void store_bits_part(T* to, Vec bits, int count) {
+  std::memcpy(to, &bits, count * sizeof(T));
+}
+#endif
+
+// The lower (0) or upper (1) halves of the lanes as floats, and two vectors of halves to one.
+template <int half>
+[[gnu::always_inline]] inline Vec widen_half(Vec bits, bf16) {
+  const Bits lanes_bits = reinterpret_cast<Bits>(bits);
+  return reinterpret_cast<Vec>(half ? lanes_bits & 0xffff0000u : lanes_bits << 16);
+}
+
+template <int half>
+[[gnu::always_inline]] inline Vec widen_half(Vec bits, f16) {
+  return widen(__builtin_convertvector(reinterpret_cast<Bits>(bits) >> 16 * half, Halves), f16());
+}
+
+[[gnu::always_inline]] inline Vec join_halves(Halves lower, Halves upper) {
+  return reinterpret_cast<Vec>(__builtin_convertvector(lower, Bits) | __builtin_convertvector(upper, Bits) << 16);
+}
+
+// Asks for the line of memory at `address`, to be in the second-level cache when it is needed. Assembly, because GCC
+// takes a function that does nothing but __builtin_prefetch for one without effect, and drops the calls of it.
+[[gnu::always_inline]] inline void prefetch(const void* address) {
+  asm volatile("prefetcht1 %0" ::"m"(*static_cast<const char*>(address)));
+}
+
 // Makes the compiler forget how a pointer came about. Walking a row of pixels with it costs one addition a pixel;
 // without it GCC keeps the multiples of the pixel stride in more registers than there are.
 template <class T>
