@@ -36,20 +36,25 @@
 // a path with a test of each column.
 //
 // Limits: whole vectors of 4 channels, fewer than 2^30 output pixels. At most 52 KB of shared memory.
-#include "rows_wgrad_store.h"
+#include "rows_wgrad_channels.h"
 
 namespace resnext::cuda::rows_wgrad {
 
 // Rows on their way, and the rows in use.
 template <class Gw>
 struct Ring {
-  float4 input[Gw::stages][Gw::stride][Gw::tiles * (Gw::stride * tile_columns + taps - Gw::stride) * Gw::c_pitch];
-  float4 grad[Gw::grad_stages][Gw::tiles * tile_columns * Gw::k_pitch];
+  float4 input[Gw::stages][Gw::stride][Gw::tiles * (Gw::stride * tile_columns + taps - Gw::stride) * Gw::vectors];
+  float4 grad[Gw::grad_stages][Gw::tiles * tile_columns * Gw::vectors];
+};
+
+template <class Gw>
+struct ChannelRing {
+  alignas(16) float lines[ring_floats<Gw>];
 };
 
 template <class Gw>
 union Smem {
-  Ring<Gw> ring;
+  std::conditional_t<Gw::Form::layout == Layout::nhwc, Ring<Gw>, ChannelRing<Gw>> ring;
   Totals<Gw> totals;
 };
 
@@ -67,7 +72,7 @@ __device__ __forceinline__ Tile tile_of(const Wgrad& g, int walk) {
   const int tile = threadIdx.x / Gw::tile_threads, segment_index = tile / g.segment_tiles;
   const int tile_column = tile % g.segment_tiles * tile_columns;
   const Segment segment = segment_of<Gw>(g, walk);
-  const Pair pair = pair_of<Gw>(threadIdx.x % Gw::tile_threads);
+  const Pair pair = Nhwc::pair<Gw>(threadIdx.x % Gw::tile_threads);
   const int channel = pair.k_vector * 4 / Gw::width * Gw::width + 2 * pair.c2, q = segment.column + tile_column;
   Tile at;
   at.y = Gw::stride * segment.row - 1;
@@ -75,8 +80,8 @@ __device__ __forceinline__ Tile tile_of(const Wgrad& g, int walk) {
   at.owned = segment.rows > 0 ? g.grad_columns - q : 0;
   at.left = q > 0;
   at.right = (g.columns - 2 + Gw::stride) / Gw::stride - q;
-  at.input = (segment_index * segment_columns<Gw>(g) + Gw::stride * tile_column) * 2 * Gw::c_pitch + channel / 2;
-  at.grad = tile * tile_columns * Gw::k_pitch + pair.k_vector;
+  at.input = (segment_index * segment_columns<Gw>(g) + Gw::stride * tile_column) * 2 * Gw::vectors + channel / 2;
+  at.grad = tile * tile_columns * Gw::vectors + pair.k_vector;
   return at;
 }
 
@@ -88,11 +93,11 @@ __device__ __forceinline__ void add_row(float (&sums)[taps][2][4], const float2*
   constexpr int inputs = Gw::stride * (tile_columns - 1) + taps;
   float2 x[inputs];
 #pragma unroll
-  for (int i = 0; i < inputs; ++i) x[i] = input[i * 2 * Gw::c_pitch];
+  for (int i = 0; i < inputs; ++i) x[i] = input[i * 2 * Gw::vectors];
 #pragma unroll
   for (int i = 0; i < tile_columns; ++i) {
     if (!whole && i >= tile.owned) continue;
-    const float4 vector = grad[i * Gw::k_pitch];
+    const float4 vector = grad[i * Gw::vectors];
     const float dy[4] = {vector.x, vector.y, vector.z, vector.w};
 #pragma unroll
     for (int s = 0; s < taps; ++s) {
@@ -131,27 +136,27 @@ __device__ __forceinline__ void add_step(Sums& sums, const Wgrad& g, const Ring<
 // Adds a row of grad_output, as it lies in its stage, to what the thread has of the bias.
 template <class Gw>
 __device__ __forceinline__ void add_bias(float4& bias, const float4* row) {
-  constexpr int columns = Gw::tiles * tile_columns, step = Gw::threads / Gw::k_vectors;
-  const int column = threadIdx.x / Gw::k_vectors;
-  row += column * Gw::k_pitch + threadIdx.x % Gw::k_vectors;
+  constexpr int columns = Gw::tiles * tile_columns, step = Gw::threads / Gw::vectors;
+  const int column = threadIdx.x / Gw::vectors;
+  row += column * Gw::vectors + threadIdx.x % Gw::vectors;
 #pragma unroll
   for (int i = 0; i < columns; i += step)
-    if (i + step <= columns || column < columns - i) add(bias, row[i * Gw::k_pitch]);
+    if (i + step <= columns || column < columns - i) add(bias, row[i * Gw::vectors]);
 }
 
 // Sums the pixels of walks [first_walk, end) that the thread's tile has.
 template <class Gw, class Sync>
-__device__ __forceinline__ void walk_rows(const Wgrad& g, int first_walk, int end, const Channels& first,
+__device__ __forceinline__ void walk_rows(const Wgrad& g, int first_walk, int end, int first_channel,
                                           Ring<Gw>& ring, Sums& sums, float4& bias) {
   Loader<Gw> loader(first_walk, end);
-  for (int i = 0; i < Gw::ahead; ++i) loader.copy_next(g, first, ring.input[i], ring.grad[i]);
+  for (int i = 0; i < Gw::ahead; ++i) loader.copy_next(g, first_channel, ring.input[i], ring.grad[i]);
   int stage = 0, grad_stage = 0;
   for (int walk = first_walk; walk < end; ++walk) {
     const Tile tile = tile_of<Gw>(g, walk);
     for (int step = 0; step < steps<Gw>(g); ++step) {
       Sync::template copies<Gw::ahead - 1>();
       Sync::row();
-      loader.copy_next(g, first, ring.input[wrapped<Gw::stages>(stage + Gw::ahead)],
+      loader.copy_next(g, first_channel, ring.input[wrapped<Gw::stages>(stage + Gw::ahead)],
                        ring.grad[wrapped<Gw::grad_stages>(grad_stage + Gw::ahead)]);
       if (g.grad_bias && step < g.run_rows) add_bias<Gw>(bias, ring.grad[grad_stage]);
       if (tile.owned >= tile_columns)
@@ -169,14 +174,20 @@ __global__ void __launch_bounds__(Gw<width, stride, Form>::threads, Gw<width, st
     wgrad_rows(Wgrad g) {
   using Gw = Gw<width, stride, Form>;
   auto& smem = dynamic_smem<Smem<Gw>>();
-  const int blocks = g.channel_blocks * Gw::parts, block = blockIdx.x % blocks, slice = blockIdx.x / blocks;
-  const Channels first = channels_of<Gw>(block);
-  const int first_walk = slice * g.slice_walks;
+  const int block = blockIdx.x % g.channel_blocks, slice = blockIdx.x / g.channel_blocks;
+  const int first_channel = block * Gw::channels, first_walk = slice * g.slice_walks;
+  const int end = min(first_walk + g.slice_walks, g.walks);
   Sums sums = {};
-  float4 bias = make_float4(0, 0, 0, 0);
-  walk_rows<Gw, Sync>(g, first_walk, min(first_walk + g.slice_walks, g.walks), first, smem.ring, sums, bias);
-  add_tiles<Gw, Sync>(sums, bias, smem.totals);
-  store_totals(g, slice, block, first, smem.totals);
+  if constexpr (Form::layout == Layout::nhwc) {
+    float4 bias = make_float4(0, 0, 0, 0);
+    walk_rows<Gw, Sync>(g, first_walk, end, first_channel, smem.ring, sums, bias);
+    add_tiles<Gw, Sync>(sums, bias, smem.totals);
+  } else {
+    float bias[own_biases<Gw>] = {};
+    walk_channels<Gw, Sync>(g, first_walk, end, first_channel, smem.ring.lines, sums, bias);
+    add_tiles<Gw, Sync>(sums, bias, smem.totals);
+  }
+  store_totals<Gw>(g, slice, block, smem.totals);
 }
 
 }  // namespace resnext::cuda::rows_wgrad
