@@ -49,97 +49,110 @@ __device__ __forceinline__ Run run_of(const Wgrad& g, int walk) {
   return {image, row, min(g.run_rows, g.grad_rows - row), column};
 }
 
+// Where a line of the block begins in shared memory: of every `mix` lines the first, then the second of each, ...
 __device__ __forceinline__ int line_start(const Stream& s, int line) {
-  return s.start + line * s.pitch + line / 8 * 4;
+  return s.start + (line % s.mix * (s.lines / s.mix) + line / s.mix) * s.pitch;
 }
 
-// Where a channel of the block begins in shared memory.
+// Where a channel begins in shared memory, if a thread reads some from it on.
 __device__ __forceinline__ int channel_start(const Stream& s, int channel) {
   return s.line == 1 ? line_start(s, channel) : line_start(s, channel / 4) + channel % 4 * s.channel;
 }
 
-// `at`, less than twice the ring's floats and at least minus them, around the ring.
-__device__ __forceinline__ int around(const Stream& s, int at) {
-  return at < 0 ? at + s.ring : at < s.ring ? at : at - s.ring;
+// `at`, less than twice the ring's floats, in the ring; and `at`, at least minus the ring's floats.
+__device__ __forceinline__ int wrapped(const Stream& s, int at) {
+  return static_cast<int>(min(static_cast<unsigned>(at), static_cast<unsigned>(at - s.ring)));
 }
 
-// One of the tensors, for the copies of a step.
-struct Source {
-  const float* line;  // the block's first in the image
-  int columns;        // of the image
-  int at;             // of the chunk in a line
-  int first, end;     // the positions that there are to copy
-  int column;         // of the chunk's rows, where they are not whole
-};
-
-// Starts the copies of a step, of channels up to `channels` of the block: a thread makes those of four floats of some
-// lines. `to`: of the chunk in the ring.
-template <class Gw>
-__device__ __forceinline__ void copy_chunk(const Wgrad& g, const Stream& s, const Source& source, int channels,
-                                           float* smem, int to) {
-  const int own = static_cast<int>(threadIdx.x) >> s.lane_bits, odd = own % 2 * s.odd;
-  const int offset = 4 * (static_cast<int>(threadIdx.x) & ((1 << s.lane_bits) - 1));
-  int place = offset - odd, x = 0;
-  if (g.strips > 1 || !g.vectors) {
-    const int y = g.strips > 1 ? offset >= s.row : offset / s.row;
-    x = source.column - s.lead + offset - y * s.row;
-    place = y * source.columns + x;
-  }
-  const float* from = source.line + own * s.line_floats + (source.at + place);
-  const int lines = min(s.lines, s.line == 1 ? channels : channels / 4), ring = around(s, to + offset - odd);
-  const unsigned position = source.at + place - source.first, count = source.end - source.first;
-  const unsigned columns = source.columns;
-  if (offset >= s.chunk) return;
-  if (g.vectors) {
-    if (position < count && static_cast<unsigned>(x) < columns)
-      for (int i = own; i < lines; i += Gw::threads >> s.lane_bits, from += s.jump)
-        ptx::cp_async<16>(smem + line_start(s, i) + ring, from);
-  } else {
-    for (int i = own; i < lines; i += Gw::threads >> s.lane_bits, from += s.jump)
-      for (int j = 0; j < 4; ++j)
-        if (position + j < count && static_cast<unsigned>(x + j) < columns)
-          ptx::cp_async<4>(smem + line_start(s, i) + ring + j, from + j);
-  }
+__device__ __forceinline__ int wrapped_back(const Stream& s, int at) {
+  return static_cast<int>(min(static_cast<unsigned>(at), static_cast<unsigned>(at + s.ring)));
 }
 
-// Brings rows to the ring, step by step, for walks [walk, end).
+// A thread's part in bringing rows to the ring, step by step, for walks [walk, end): the first half of the threads copies
+// input, the other half grad_output. In every step a thread copies four floats of some lines.
 template <class Gw>
 struct ChannelLoader {
   int walk, end, step = 0;
-  int row, column;           // of grad_output, the walk's first
-  const float *input, *grad; // the walk's image, from the block's first channel on
+  int lines, place, lane;  // how many lines, the first one's place in shared memory, and there in the ring
+  const float* from;       // the next four floats of its first line
+  int position, count;     // of these among what there is to copy of a line, and how much that is
 
-  __device__ __forceinline__ ChannelLoader(int first, int end) : walk(first), end(end) {}
+  static constexpr int threads = Gw::threads / 2, nowhere = -(1 << 30);
+
+  __device__ __forceinline__ ChannelLoader(const Wgrad& g, int first, int end, int channels) : walk(first), end(end) {
+    const Stream& s = of_input() ? g.input_stream : g.grad_stream;
+    lines = min(s.lines, s.line == 1 ? channels : channels / 4) - line(s);
+    place = line_start(s, line(s));
+    lane = wrapped_back(s, offset(s) - odd(s));
+  }
 
   // Starts the copies of the next step and makes a group of them, an empty one if there is no such step. `input_to` and
   // `grad_to`: of the chunks in their rings.
   __device__ __forceinline__ void copy_next(const Wgrad& g, int first_channel, float* smem, int input_to, int grad_to) {
     if (walk < end) {
-      const Stream &in = g.input_stream, &out = g.grad_stream;
-      if (step == 0) {
-        const Run run = run_of(g, walk);
-        const int64_t channel = static_cast<int64_t>(run.image) * g.channels + first_channel;
-        input = g.input + channel * (g.rows * g.columns);
-        grad = g.grad_output + channel * (g.grad_rows * g.grad_columns);
-        row = run.row;
-        column = run.column;
-      }
-      const int end_row = min(row + g.run_rows, g.grad_rows), channels = g.channels - first_channel;
-      const int first = max(Gw::stride * row - 1, 0), last = min(Gw::stride * (end_row - 1) + 1, g.rows - 1);
-      copy_chunk<Gw>(g, in,
-                     {input, g.columns, Gw::stride * row * g.columns + (step - g.lag + in.behind) * in.step,
-                      (first * g.columns) & ~3, (last + 1) * g.columns * in.line, Gw::stride * column},
-                     channels, smem, input_to);
-      copy_chunk<Gw>(g, out,
-                     {grad, g.grad_columns, row * g.grad_columns + (step - g.lag + out.behind) * out.step,
-                      (row * g.grad_columns) & ~3, end_row * g.grad_columns * out.line, column},
-                     channels, smem, grad_to);
+      if (step == 0) start_walk(g, first_channel);
+      if (of_input())
+        copy_chunk(g, g.input_stream, g.columns, smem, input_to);
+      else
+        copy_chunk(g, g.grad_stream, g.grad_columns, smem, grad_to);
       if (++step == g.steps) {
         step = 0;
         ++walk;
       }
     }
     ptx::cp_async_commit();
+  }
+
+ private:
+  __device__ static bool of_input() { return threadIdx.x < threads; }
+
+  // The first of the thread's lines, its place in their chunks, and by how much these begin earlier.
+  __device__ static int line(const Stream& s) { return static_cast<int>(threadIdx.x) % threads >> s.lane_bits; }
+  __device__ static int offset(const Stream& s) { return 4 * (threadIdx.x & ((1 << s.lane_bits) - 1)); }
+  __device__ static int odd(const Stream& s) { return line(s) % 2 * s.odd; }
+
+  __device__ __forceinline__ void start_walk(const Wgrad& g, int first_channel) {
+    const Run run = run_of(g, walk);
+    const int64_t channel = static_cast<int64_t>(run.image) * g.channels + first_channel;
+    const int row = Gw::stride * run.row, end_row = row + Gw::stride * (run.rows - 1) + taps - 1;
+    if (of_input())
+      start_copies(g, g.input_stream, g.input + channel * (g.rows * g.columns), g.columns, row,
+                   Gw::stride * run.column, max(row - 1, 0), min(end_row, g.rows));
+    else
+      start_copies(g, g.grad_stream, g.grad_output + channel * (g.grad_rows * g.grad_columns), g.grad_columns, run.row,
+                   run.column, run.row, run.row + run.rows);
+  }
+
+  // `row` is the first of the first step, in strips `column` that of all rows; rows [first_row, end_row) are needed.
+  __device__ __forceinline__ void start_copies(const Wgrad& g, const Stream& s, const float* tensor, int columns,
+                                               int row, int column, int first_row, int end_row) {
+    const bool whole_rows = g.vectors && g.strips == 1;
+    const int y = whole_rows ? 0 : offset(s) / s.row, x = whole_rows ? 0 : column - s.lead + offset(s) - y * s.row;
+    const int at = row * columns - (g.lag - s.behind) * s.step + (whole_rows ? offset(s) - odd(s) : y * columns + x);
+    const int first = g.vectors ? (first_row * columns) & ~3 : first_row * columns;
+    from = tensor + line(s) * s.line_floats + at;
+    position = offset(s) < s.chunk && x >= 0 && x < columns ? at - first : nowhere;
+    count = end_row * columns * s.line - first;
+  }
+
+  // `to`: of the chunk in the ring.
+  __device__ __forceinline__ void copy_chunk(const Wgrad& g, const Stream& s, int columns, float* smem, int to) {
+    if (static_cast<unsigned>(position) < static_cast<unsigned>(count)) {
+      int stage = place + wrapped(s, to + lane);
+      const float* source = from;
+#pragma unroll 1
+      for (int i = lines; i > 0; i -= s.together, source += s.jump, stage += s.stage_jump) {
+        if (g.vectors) {
+          ptx::cp_async<16>(smem + stage, source);
+        } else {
+          const int floats = min(4, columns - position % columns);
+#pragma unroll 1
+          for (int j = 0; j < floats; ++j) ptx::cp_async<4>(smem + stage + j, source + j);
+        }
+      }
+    }
+    from += s.step;
+    position += s.step;
   }
 };
 
@@ -153,24 +166,24 @@ struct Columns {
 // `y` on, which perhaps is -1; `at` is where that is in the ring. What is not in the image is not multiplied: `left` and
 // `right` tell whether the first and last column of input are.
 template <class Gw, int columns>
-__device__ __forceinline__ void add_columns(Sums& sums, const Wgrad& g, const float* input, const float* grad, int y,
+__device__ __forceinline__ void add_columns(Sums& sums, const Wgrad& g, const float* smem, int input, int grad, int y,
                                             int at, bool left, bool right) {
   constexpr int inputs = Gw::stride * (columns - 1) + taps;
   float dy[4][columns];
 #pragma unroll
   for (int k = 0; k < 4; ++k)
 #pragma unroll
-    for (int i = 0; i < columns; ++i) dy[k][i] = grad[k * g.grad_stream.channel + i];
+    for (int i = 0; i < columns; ++i) dy[k][i] = smem[grad + k * g.grad_stream.channel + i];
 #pragma unroll
   for (int r = 0; r < taps; ++r) {
     if (static_cast<unsigned>(y + r) >= static_cast<unsigned>(g.rows)) continue;
-    const float* row = input + around(g.input_stream, at + r * g.input_stream.row);
+    const int row = input + wrapped(g.input_stream, at + r * g.input_stream.row);
 #pragma unroll
-    for (int c = 0; c < 2; ++c, row += g.input_stream.channel) {
+    for (int c = 0; c < 2; ++c) {
       float x[inputs];
 #pragma unroll
-      for (int i = 0; i < inputs; ++i)
-        if ((i > 0 || left) && (i < inputs - 1 || right)) x[i] = row[i];
+      for (int i = inputs - 1; i >= 0; --i)
+        if ((i > 0 || left) && (i < inputs - 1 || right)) x[i] = smem[row + c * g.input_stream.channel + i - 1];
 #pragma unroll
       for (int i = 0; i < inputs; ++i) {
         if ((i == 0 && !left) || (i == inputs - 1 && !right)) continue;
@@ -186,37 +199,34 @@ __device__ __forceinline__ void add_columns(Sums& sums, const Wgrad& g, const fl
   }
 }
 
-// Adds the products of a tile. A few columns at a time, so that what is multiplied stays in registers; one by one if the
-// tile is not whole.
+// Adds some columns of a row of grad_output to what the thread has of the bias.
+template <int columns, int biases>
+__device__ __forceinline__ void add_bias(float (&bias)[biases], const float* smem, int grad, int channel) {
+#pragma unroll
+  for (int k = 0; k < biases; ++k)
+#pragma unroll
+    for (int i = 0; i < columns; ++i) bias[k] += smem[grad + 2 * k * channel + i];
+}
+
+// Adds a tile to the sums. A few columns at a time, so that what is multiplied stays in registers; one by one if the tile
+// is not whole.
 template <class Gw>
-__device__ __forceinline__ void add_products(Sums& sums, const Wgrad& g, const float* input, const float* grad, int y,
-                                             int at, const Columns& columns) {
-  constexpr int half = 4;
-  int done = 0;
-  if (columns.owned >= half) {
-    add_columns<Gw, half>(sums, g, input, grad, y, at, columns.left, Gw::stride * (half - 1) + 2 < columns.inputs);
-    done = half;
-  }
+__device__ __forceinline__ void add_tile(Sums& sums, float (&bias)[own_biases<Gw>], const Wgrad& g, const float* smem,
+                                         int input, int grad, int own, int y, int at, const Columns& columns) {
   if (columns.owned >= tile_columns) {
-    add_columns<Gw, tile_columns - half>(sums, g, input + Gw::stride * half, grad + half, y, at, true,
+    constexpr int half = 3;
+    add_columns<Gw, half>(sums, g, smem, input, grad, y, at, columns.left, true);
+    add_columns<Gw, tile_columns - half>(sums, g, smem, input + Gw::stride * half, grad + half, y, at, true,
                                          Gw::stride * (tile_columns - 1) + 2 < columns.inputs);
+    if (g.grad_bias) add_bias<tile_columns>(bias, smem, grad + own * g.grad_stream.channel, g.grad_stream.channel);
     return;
   }
 #pragma unroll 1
-  for (; done < columns.owned; ++done)
-    add_columns<Gw, 1>(sums, g, input + Gw::stride * done, grad + done, y, at, done > 0 || columns.left,
-                       Gw::stride * done + 2 < columns.inputs);
-}
-
-// Adds a tile's part of a row of grad_output to what the thread has of the bias.
-template <class Gw>
-__device__ __forceinline__ void add_bias(float (&bias)[own_biases<Gw>], const float* grad, int channel, int first,
-                                         int columns) {
-#pragma unroll
-  for (int k = 0; k < own_biases<Gw>; ++k)
-#pragma unroll
-    for (int i = 0; i < tile_columns; ++i)
-      if (first < 4 && i < columns) bias[k] += grad[(first + 2 * k) * channel + i];
+  for (int i = 0; i < columns.owned; ++i) {
+    add_columns<Gw, 1>(sums, g, smem, input + Gw::stride * i, grad + i, y, at, i > 0 || columns.left,
+                       Gw::stride * i + 2 < columns.inputs);
+    if (g.grad_bias) add_bias<1>(bias, smem, grad + own * g.grad_stream.channel + i, g.grad_stream.channel);
+  }
 }
 
 // Sums the pixels of walks [first_walk, end) that the thread's tiles have.
@@ -224,39 +234,36 @@ template <class Gw, class Sync>
 __device__ __forceinline__ void walk_channels(const Wgrad& g, int first_walk, int end, int first_channel, float* smem,
                                               Sums& sums, float (&bias)[own_biases<Gw>]) {
   const Stream &in = g.input_stream, &out = g.grad_stream;
-  ChannelLoader<Gw> loader(first_walk, end);
+  ChannelLoader<Gw> loader(g, first_walk, end, g.channels - first_channel);
   int input_to = 0, grad_to = 0;  // of the next chunks to be copied
   for (int i = 0; i < Gw::ahead; ++i) {
     loader.copy_next(g, first_channel, smem, input_to, grad_to);
     input_to += in.chunk;
     grad_to += out.chunk;
   }
-  const int tile = Nchw::tile<Gw>(), first_row = tile / g.segment_tiles, next_row = Gw::tiles / g.segment_tiles;
-  const int tile_column = tile % g.segment_tiles * tile_columns;
-  const Pair pair = Nchw::pair<Gw>(Nchw::thread_of_tile<Gw>());
+  const int tile = Nchw::tile<Gw>(threadIdx.x), tile_column = (tile & (g.segment_tiles - 1)) * tile_columns;
+  const Pair pair = Nchw::pair<Gw>(Nchw::thread_of_tile<Gw>(threadIdx.x));
   const int channel = pair.k_vector / Gw::group_vectors * Gw::width + 2 * pair.c2;
-  const float* input = smem + channel_start(in, channel) + in.lead + Gw::stride * tile_column - 1;
-  const float* grad = smem + channel_start(out, 4 * pair.k_vector) + tile_column;
+  const int input = channel_start(in, channel) + in.lead + Gw::stride * tile_column;
+  const int grad = channel_start(out, 4 * pair.k_vector) + tile_column;
+  const int first_row = first_channel + channel < g.channels ? tile * g.tile_rows / Gw::tiles : 1 << 29;  // of a step
   for (int walk = first_walk; walk < end; ++walk) {
     const Run run = run_of(g, walk);
     const int q = run.column + tile_column;
     const Columns columns = {g.grad_columns - q, g.columns - Gw::stride * q + 1, q > 0};
-    const bool exists = columns.owned > 0 && first_channel + channel < g.channels;
-    const int end_row = exists ? run.row + run.rows : 0;
-    int row = run.row - g.lag * g.band;  // the step's first of grad_output
-    for (int step = 0; step < g.steps; ++step, row += g.band) {
+    // `row`: the step's first of grad_output.
+    for (int row = run.row - g.lag * g.band; row < run.row + g.run_rows; row += g.band) {
       Sync::template copies<Gw::ahead - 1>();
       Sync::row();
       loader.copy_next(g, first_channel, smem, input_to, grad_to);
-      const int step_end = min(row + g.band, end_row);
-      for (int p = row < run.row ? step_end : row + first_row; p < step_end; p += next_row) {
-        const float* dy = grad + around(out, around(out, grad_to - out.since) + (p - row) * out.row);
-        const int at = around(in, around(in, input_to - in.since) + (Gw::stride * (p - row) - 1) * in.row);
-        if (g.grad_bias) add_bias<Gw>(bias, dy, out.channel, pair.c2, columns.owned);
-        add_products<Gw>(sums, g, input, dy, Gw::stride * p - 1, at, columns);
+      const int step_end = min(row + g.band, run.row + run.rows);
+      for (int p = row < run.row ? step_end : row + first_row; p < step_end; p += g.tile_rows) {
+        const int dy = wrapped(out, wrapped_back(out, grad_to - out.since) + (p - row) * out.row);
+        const int x = wrapped(in, wrapped_back(in, input_to - in.since - in.row) + Gw::stride * (p - row) * in.row);
+        add_tile<Gw>(sums, bias, g, smem, input, grad + dy, pair.c2 % 4, Gw::stride * p - 1, x, columns);
       }
-      input_to = around(in, input_to + in.chunk);
-      grad_to = around(out, grad_to + out.chunk);
+      input_to = wrapped(in, input_to + in.chunk);
+      grad_to = wrapped(out, grad_to + out.chunk);
     }
   }
 }

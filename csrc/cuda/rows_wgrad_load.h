@@ -10,9 +10,10 @@ constexpr int taps = 3, tile_columns = 7;
 
 // How a tensor in NCHW streams through shared memory, in floats (rows_wgrad_channels.h).
 struct Stream {
-  int64_t jump;                // from one line of a thread to its next in memory
+  int64_t line_floats, jump;   // from one line to the next in memory, from one line of a thread to its next
   int lines, line;             // lines of a block, channels of a line
-  int line_floats, lane_bits;  // from one line to the next in memory; threads that copy a line: a power of two
+  int lane_bits, together;     // threads that copy a line, a power of two; lines that are copied at a time
+  int stage_jump, mix;         // as jump, in shared memory; lines that a thread reads of follow `mix` after one another
   int chunk, step;             // what a line gets in a step, in shared memory and in memory
   int row, lead;               // from a row to the next in shared memory; columns before those of the strip
   int start, ring, pitch;      // of the first line; what a line keeps; from one line to the next
@@ -32,8 +33,9 @@ struct Wgrad {
   int channels, rows, columns, grad_rows, grad_columns;
   int channel_blocks, segments, strips, runs, run_rows, segment_tiles;
   int walks, slices, slice_walks;
-  int band, lag, steps;  // NCHW: rows of grad_output in a step, steps before the first product, and of a walk
-  bool vectors;          // NCHW: copies are of 16 bytes
+  // NCHW: rows of grad_output in a step, and of these in tiles side by side; steps before the first product, of a walk.
+  int band, tile_rows, lag, steps;
+  bool vectors;  // copies are of 16 bytes
   bool channels_closer;  // in the weight's memory, than taps
 };
 
@@ -92,13 +94,13 @@ struct Nhwc {
   static constexpr Layout layout = Layout::nhwc;
 
   template <class Gw>
-  __device__ static int tile() {
-    return static_cast<int>(threadIdx.x) / Gw::tile_threads;
+  __device__ static int tile(int thread) {
+    return thread / Gw::tile_threads;
   }
 
   template <class Gw>
-  __device__ static int thread_of_tile() {
-    return static_cast<int>(threadIdx.x) % Gw::tile_threads;
+  __device__ static int thread_of_tile(int thread) {
+    return thread % Gw::tile_threads;
   }
 
   // Low bits alternate, so that of four lanes two each read the same vector, and so two each the same pair.
@@ -115,14 +117,14 @@ struct Nchw {
   // Eight lanes have pairs of input channels next to one another, four times, for each output vector that their groups
   // have or, in narrow groups, for several tiles.
   template <class Gw>
-  __device__ static int tile() {
-    return static_cast<int>(threadIdx.x) / (8 * Gw::group_vectors) % Gw::tiles;
+  __device__ static int tile(int thread) {
+    return thread / (8 * Gw::group_vectors) % Gw::tiles;
   }
 
   template <class Gw>
-  __device__ static int thread_of_tile() {
+  __device__ static int thread_of_tile(int thread) {
     constexpr int run = 8 * Gw::group_vectors;
-    return static_cast<int>(threadIdx.x) / (run * Gw::tiles) * run + static_cast<int>(threadIdx.x) % run;
+    return thread / (run * Gw::tiles) * run + thread % run;
   }
 
   template <class Gw>
@@ -142,7 +144,9 @@ struct Gw {
   static constexpr int channels = 4 * vectors, group_vectors = width / 4;
   static constexpr int tiles = width == 32 || (stride == 2 && width < 16) ? 4 : 8;  // as leave room for other blocks
   static constexpr int tile_threads = vectors * width / 2, threads = tiles * tile_threads;
-  static constexpr int blocks = threads < 128 ? 4 : 512 / threads;  // that the registers of a multiprocessor must hold
+  static constexpr int blocks = threads < 128    ? 4  // that the registers of a multiprocessor must hold
+                                : threads == 128 ? (Form::layout == Layout::nhwc ? 4 : 3)
+                                                 : 512 / threads;
   static constexpr int ahead = width < 16 || stride == 2 ? 1 : 2;   // steps being copied while one is in use
   static constexpr int elements = width * taps * taps;              // weights of an output channel
 

@@ -34,8 +34,8 @@ int plan_stream(const Wgrad& g, Stream& s, int start, int rows, int columns, int
   s.chunk = whole ? s.line * plane : band * s.row;
   s.step = band * columns;
   for (s.lane_bits = 0; 4 << s.lane_bits < s.chunk;) ++s.lane_bits;
-  const int together = Gw::threads >> s.lane_bits;  // lines that threads copy at a time
-  const bool half_sectors = g.vectors && g.strips == 1 && plane % 8 == 4 && s.chunk % 8 == 0 && together % 2 == 0;
+  s.together = Gw::threads / 2 >> s.lane_bits;
+  const bool half_sectors = g.vectors && g.strips == 1 && plane % 8 == 4 && s.chunk % 8 == 0 && s.together % 2 == 0;
   s.odd = Gw::stride == 1 && !whole && half_sectors ? 4 : 0;
   s.behind = Gw::stride == 1 && !whole && (input || s.odd > 0);
   int ring_rows = (Gw::ahead + 1 + s.behind) * band + (input ? 1 : 0);
@@ -43,11 +43,15 @@ int plan_stream(const Wgrad& g, Stream& s, int start, int rows, int columns, int
   s.ring = whole ? (Gw::ahead + 1) * s.chunk : ring_rows * s.row;
   s.since = (s.behind + Gw::ahead) * s.chunk;
   s.pitch = s.ring % 8 == 4 ? s.ring : s.ring + 4;
-  s.channel = s.line == 1 ? s.pitch : plane;
+  s.mix = input ? 2 : 4;
+  if (s.line > 1 || s.together % s.mix != 0) s.mix = 1;
+  s.channel = s.line > 1 ? plane : s.lines / s.mix * s.pitch;
+  if (s.mix == 1 && s.line == 1) s.channel = s.pitch;
   s.line_floats = s.line * plane;
-  s.jump = int64_t{together} * s.line_floats;
+  s.jump = s.together * s.line_floats;
+  s.stage_jump = s.together / s.mix * s.pitch;
   s.start = start;
-  return start + s.lines * s.pitch + s.lines / 8 * 4;
+  return start + s.lines * s.pitch;
 }
 
 // The streams of both tensors. Whether they fit.
@@ -57,7 +61,7 @@ bool plan_streams(Wgrad& g, int band, bool whole, bool vectors) {
   g.vectors = vectors;
   const int input_end = plan_stream<Gw>(g, g.input_stream, 0, g.rows, g.columns, Gw::stride * band, whole);
   const int end = plan_stream<Gw>(g, g.grad_stream, input_end, g.grad_rows, g.grad_columns, band, whole);
-  const int most = 4 * Gw::threads;
+  const int most = 2 * Gw::threads;
   return end <= ring_floats<Gw> && g.input_stream.chunk <= most && g.grad_stream.chunk <= most;
 }
 
@@ -65,9 +69,10 @@ bool plan_streams(Wgrad& g, int band, bool whole, bool vectors) {
 // had better at whole sectors; or they are whole images.
 template <class Gw>
 void plan_channels(Wgrad& g) {
+  g.tile_rows = Gw::tiles / g.segment_tiles;
   const int input_row = Gw::stride * g.columns, grad_row = g.grad_columns, most = std::min(g.grad_rows, 64);
   const auto band_of = [&](int floats) {
-    int band = Gw::tiles / g.segment_tiles;
+    int band = g.tile_rows;
     while (g.strips == 1 && band < most && (band * input_row % floats != 0 || band * grad_row % floats != 0)) band *= 2;
     return band;
   };
@@ -77,7 +82,7 @@ void plan_channels(Wgrad& g) {
   if (whole && g.grad_rows <= 64 && plan_streams<Gw>(g, g.grad_rows, true, true)) return;
   if (planes && rows && band_of(8) < g.grad_rows && plan_streams<Gw>(g, band_of(8), false, true)) return;
   if (planes && rows && band_of(4) < g.grad_rows && plan_streams<Gw>(g, band_of(4), false, true)) return;
-  plan_streams<Gw>(g, Gw::tiles / g.segment_tiles, false, false);
+  plan_streams<Gw>(g, g.tile_rows, false, false);
 }
 
 // Cuts a problem, by its shape alone, so that every GPU adds in the same order.

@@ -50,12 +50,12 @@ struct Totals {
 
 // Puts what the threads have of the bias where it is added up. NHWC: a thread has part of an output vector.
 template <class Gw>
-__device__ __forceinline__ void put_bias(float4 bias, Totals<Gw>& totals) {
+__device__ __forceinline__ void put_bias(float4 bias, int thread, Totals<Gw>& totals) {
 #pragma unroll
   for (int flip = Gw::vectors; flip < 32; flip *= 2)
     add(bias, make_float4(__shfl_xor_sync(0xffffffffu, bias.x, flip), __shfl_xor_sync(0xffffffffu, bias.y, flip),
                           __shfl_xor_sync(0xffffffffu, bias.z, flip), __shfl_xor_sync(0xffffffffu, bias.w, flip)));
-  if (threadIdx.x % 32 < Gw::vectors) totals.bias[threadIdx.x / 32][threadIdx.x % 32] = bias;
+  if (thread % 32 < Gw::vectors) totals.bias[thread / 32][thread % 32] = bias;
 }
 
 // NCHW: the channels that the threads of a tile share out, whole.
@@ -63,9 +63,9 @@ template <class Gw>
 constexpr int own_biases = Gw::width == 4 ? 2 : 1;
 
 template <class Gw>
-__device__ __forceinline__ void put_bias(const float (&bias)[own_biases<Gw>], Totals<Gw>& totals) {
-  const Pair pair = Nchw::pair<Gw>(Nchw::thread_of_tile<Gw>());
-  float* row = reinterpret_cast<float*>(&totals.bias[Nchw::tile<Gw>()][pair.k_vector]);
+__device__ __forceinline__ void put_bias(const float (&bias)[own_biases<Gw>], int thread, Totals<Gw>& totals) {
+  const Pair pair = Nchw::pair<Gw>(Nchw::thread_of_tile<Gw>(thread));
+  float* row = reinterpret_cast<float*>(&totals.bias[Nchw::tile<Gw>(thread)][pair.k_vector]);
 #pragma unroll
   for (int i = 0; i < own_biases<Gw>; ++i)
     if (pair.c2 < 4) row[pair.c2 + 2 * i] = bias[i];
@@ -75,9 +75,11 @@ __device__ __forceinline__ void put_bias(const float (&bias)[own_biases<Gw>], To
 template <class Gw, class Sync, class Bias>
 __device__ __forceinline__ void add_tiles(const Sums& sums, const Bias& bias, Totals<Gw>& totals) {
   constexpr int at_once = Totals<Gw>::at_once;
-  const int tile = Gw::Form::template tile<Gw>(), thread = Gw::Form::template thread_of_tile<Gw>();
+  // The minimum is always threadIdx.x, but the compiler, which cannot know, keeps no register for it all the way.
+  const int own = static_cast<int>(min(threadIdx.x, blockDim.x - 1));
+  const int tile = Gw::Form::template tile<Gw>(own), thread = Gw::Form::template thread_of_tile<Gw>(own);
   Sync::before_sums();
-  put_bias<Gw>(bias, totals);
+  put_bias<Gw>(bias, own, totals);
 #pragma unroll
   for (int first = 0; first < 2 * taps * taps; first += at_once) {
     if (first > 0) Sync::before_sums();
@@ -88,7 +90,7 @@ __device__ __forceinline__ void add_tiles(const Sums& sums, const Bias& bias, To
       totals.part[tile][j][thread] = make_float4(sum[0], sum[1], sum[2], sum[3]);
     }
     Sync::after_sums();
-    for (int at = threadIdx.x; at < at_once * Gw::tile_threads; at += Gw::threads) {
+    for (int at = own; at < at_once * Gw::tile_threads; at += Gw::threads) {
       const int j = at / Gw::tile_threads;
       const Pair pair = Gw::Form::template pair<Gw>(at % Gw::tile_threads);
       float4 total = totals.part[0][j][at % Gw::tile_threads];
