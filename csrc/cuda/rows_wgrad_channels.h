@@ -3,7 +3,7 @@
 //
 // In memory a channel's columns follow one another, and its rows: a part of a channel is a stream of floats. Each step
 // brings the next `band` rows of grad_output, and as many times the stride of input, of all channels of the block, by
-// copies of 16 bytes which 16 to 64 threads make for each channel.
+// copies of 16 bytes: half of the threads copy input, the other half grad_output.
 //
 //   shared memory   a line for each channel: a ring of whole rows, one right behind the other
 //   small images    whose channels are no multiples of 16 bytes (7x7): a line has four channels, one behind the other,
@@ -12,13 +12,13 @@
 //   tile            7 columns of a row of grad_output; the tiles of a step go to the block's `tiles` groups of threads,
 //                   which side by side have 1, 2, 4 or 8 tiles of a row, and several rows
 //
-// A thread reads the rows of its four output channels once, and with them multiplies three rows of each of its two input
-// channels. Bands begin at whole sectors where they can: those of odd lines four floats earlier, if channels are half
-// sectors long. Images that fit into none of it (odd numbers of columns, but small ones) are copied by 4 bytes.
+// A thread reads the rows of its four output channels once, and with them multiplies three rows of each of its two
+// input channels. Bands begin at whole sectors where they can: those of odd lines four floats earlier, if channels are
+// half sectors long. Images that fit into none of it (odd numbers of columns, but small ones) are copied by 4 bytes.
 //
-// Banks. Lines lie an odd number of vectors apart, and every eight of them one vector more. So the eight channels that a
-// warp reads at once, every second of input or every fourth of grad_output, are in banks 0, 4, .. 28 at the same column,
-// and the tiles of a warp, 7 columns apart each, in the banks between them.
+// Banks. Lines lie an odd number of vectors apart, in an order that sets those side by side which a warp reads at once:
+// every second line of input, eight of them, and every fourth of grad_output. At the same column these are in banks 0,
+// 4, .. 28, and the tiles of a warp, 7 columns apart each, in the banks between them.
 #include "rows_wgrad_store.h"
 
 namespace resnext::cuda::rows_wgrad {
@@ -26,7 +26,7 @@ namespace resnext::cuda::rows_wgrad {
 // Floats of the ring of both tensors.
 template <class Gw>
 constexpr int ring_floats = Gw::width == 32   ? 15872
-                            : Gw::width < 16  ? 12064
+                            : Gw::width < 16  ? 12160
                             : Gw::stride == 2 ? 11200
                                               : 8000;
 
@@ -51,7 +51,7 @@ __device__ __forceinline__ Run run_of(const Wgrad& g, int walk) {
 
 // Where a line of the block begins in shared memory: of every `mix` lines the first, then the second of each, ...
 __device__ __forceinline__ int line_start(const Stream& s, int line) {
-  return s.start + (line % s.mix * (s.lines / s.mix) + line / s.mix) * s.pitch;
+  return s.start + line % s.mix * s.mix_pitch + line / s.mix * s.pitch;
 }
 
 // Where a channel begins in shared memory, if a thread reads some from it on.
@@ -68,8 +68,8 @@ __device__ __forceinline__ int wrapped_back(const Stream& s, int at) {
   return static_cast<int>(min(static_cast<unsigned>(at), static_cast<unsigned>(at + s.ring)));
 }
 
-// A thread's part in bringing rows to the ring, step by step, for walks [walk, end): the first half of the threads copies
-// input, the other half grad_output. In every step a thread copies four floats of some lines.
+// A thread's part in bringing rows to the ring, step by step, for walks [walk, end): the first half of the threads
+// copies input, the other half grad_output. In every step a thread copies four floats of some lines.
 template <class Gw>
 struct ChannelLoader {
   int walk, end, step = 0;
@@ -116,8 +116,8 @@ struct ChannelLoader {
     const int64_t channel = static_cast<int64_t>(run.image) * g.channels + first_channel;
     const int row = Gw::stride * run.row, end_row = row + Gw::stride * (run.rows - 1) + taps - 1;
     if (of_input())
-      start_copies(g, g.input_stream, g.input + channel * (g.rows * g.columns), g.columns, row,
-                   Gw::stride * run.column, max(row - 1, 0), min(end_row, g.rows));
+      start_copies(g, g.input_stream, g.input + channel * (g.rows * g.columns), g.columns, row, Gw::stride * run.column,
+                   max(row - 1, 0), min(end_row, g.rows));
     else
       start_copies(g, g.grad_stream, g.grad_output + channel * (g.grad_rows * g.grad_columns), g.grad_columns, run.row,
                    run.column, run.row, run.row + run.rows);
@@ -138,17 +138,18 @@ struct ChannelLoader {
   // `to`: of the chunk in the ring.
   __device__ __forceinline__ void copy_chunk(const Wgrad& g, const Stream& s, int columns, float* smem, int to) {
     if (static_cast<unsigned>(position) < static_cast<unsigned>(count)) {
-      int stage = place + wrapped(s, to + lane);
+      float* stage = smem + place + wrapped(s, to + lane);
       const float* source = from;
+      if (g.vectors) {
 #pragma unroll 1
-      for (int i = lines; i > 0; i -= s.together, source += s.jump, stage += s.stage_jump) {
-        if (g.vectors) {
-          ptx::cp_async<16>(smem + stage, source);
-        } else {
-          const int floats = min(4, columns - position % columns);
+        for (int i = lines; i > 0; i -= s.together, source += s.jump, stage += s.stage_jump)
+          ptx::cp_async<16>(stage, source);
+      } else {
+        const int floats = min(4, columns - position % columns);
 #pragma unroll 1
-          for (int j = 0; j < floats; ++j) ptx::cp_async<4>(smem + stage + j, source + j);
-        }
+        for (int i = lines; i > 0; i -= s.together, source += s.jump, stage += s.stage_jump)
+#pragma unroll 1
+          for (int j = 0; j < floats; ++j) ptx::cp_async<4>(stage + j, source + j);
       }
     }
     from += s.step;
@@ -156,15 +157,16 @@ struct ChannelLoader {
   }
 };
 
-// What a thread's tiles have of a row: columns of grad_output, and of input from the one before on, which may not exist.
+// What a thread's tiles have of a row: columns of grad_output, and of input from the one before on, which may not
+// exist.
 struct Columns {
   int owned, inputs;
   bool left;
 };
 
 // Adds the products of some columns: of a row of grad_output in four channels with three rows of input in two, from row
-// `y` on, which perhaps is -1; `at` is where that is in the ring. What is not in the image is not multiplied: `left` and
-// `right` tell whether the first and last column of input are.
+// `y` on, which perhaps is -1; `at` is where that is in the ring. What is not in the image is not multiplied: `left`
+// and `right` tell whether the first and last column of input are.
 template <class Gw, int columns>
 __device__ __forceinline__ void add_columns(Sums& sums, const Wgrad& g, const float* smem, int input, int grad, int y,
                                             int at, bool left, bool right) {
@@ -208,8 +210,8 @@ __device__ __forceinline__ void add_bias(float (&bias)[biases], const float* sme
     for (int i = 0; i < columns; ++i) bias[k] += smem[grad + 2 * k * channel + i];
 }
 
-// Adds a tile to the sums. A few columns at a time, so that what is multiplied stays in registers; one by one if the tile
-// is not whole.
+// Adds a tile to the sums. A few columns at a time, so that what is multiplied stays in registers; one by one if the
+// tile is not whole.
 template <class Gw>
 __device__ __forceinline__ void add_tile(Sums& sums, float (&bias)[own_biases<Gw>], const Wgrad& g, const float* smem,
                                          int input, int grad, int own, int y, int at, const Columns& columns) {

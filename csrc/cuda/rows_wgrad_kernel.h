@@ -1,5 +1,5 @@
 #pragma once
-// Row-streaming wgrad in float, NHWC, 3x3, padding 1, groups of 4, 8, 16 or 32 channels, stride t = 1 or 2.
+// Row-streaming wgrad in float, 3x3, padding 1, groups of 4, 8, 16 or 32 channels, stride t = 1 or 2.
 //
 //   grad_weight[k,c,r,s] = sum over n,p,q of grad_output[n,p,q,k] * input[n,t*p+r-1,t*q+s-1,c]
 //   grad_bias[k]         = sum over n,p,q of grad_output[n,p,q,k]
@@ -8,8 +8,8 @@
 // shared memory; there each row of input is multiplied with the rows of grad_output that it meets by the three tap
 // rows, so that both tensors are read once. The sums stay in registers all the way.
 //
-//   block   the weights of 32 output channels (16 for groups of 16) with the input channels of their groups (for groups
-//           of 32: with half of them), over the pixels of a slice
+//   block   the weights of 32 output channels (16 for groups of 16) with the input channels of their groups, over
+//           the pixels of a slice
 //   slice   walks, one after the other. A walk is `segments` strips of an image, `run_rows` rows of grad_output each,
 //           side by side; a segment has 1, 2, 4 or 8 tiles of 7 columns, a walk 8 or 4 tiles in all
 //   tile    8 to 64 threads, which have all sums of the block for the tile's columns
@@ -146,8 +146,8 @@ __device__ __forceinline__ void add_bias(float4& bias, const float4* row) {
 
 // Sums the pixels of walks [first_walk, end) that the thread's tile has.
 template <class Gw, class Sync>
-__device__ __forceinline__ void walk_rows(const Wgrad& g, int first_walk, int end, int first_channel,
-                                          Ring<Gw>& ring, Sums& sums, float4& bias) {
+__device__ __forceinline__ void walk_rows(const Wgrad& g, int first_walk, int end, int first_channel, Ring<Gw>& ring,
+                                          Sums& sums, float4& bias) {
   Loader<Gw> loader(first_walk, end);
   for (int i = 0; i < Gw::ahead; ++i) loader.copy_next(g, first_channel, ring.input[i], ring.grad[i]);
   int stage = 0, grad_stage = 0;

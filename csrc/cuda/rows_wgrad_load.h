@@ -10,16 +10,17 @@ constexpr int taps = 3, tile_columns = 7;
 
 // How a tensor in NCHW streams through shared memory, in floats (rows_wgrad_channels.h).
 struct Stream {
-  int64_t line_floats, jump;   // from one line to the next in memory, from one line of a thread to its next
-  int lines, line;             // lines of a block, channels of a line
-  int lane_bits, together;     // threads that copy a line, a power of two; lines that are copied at a time
-  int stage_jump, mix;         // as jump, in shared memory; lines that a thread reads of follow `mix` after one another
-  int chunk, step;             // what a line gets in a step, in shared memory and in memory
-  int row, lead;               // from a row to the next in shared memory; columns before those of the strip
-  int start, ring, pitch;      // of the first line; what a line keeps; from one line to the next
-  int channel;                 // from one channel of a line, or of its neighbour, to the next
-  int behind, since;           // steps that a chunk is there before its use; from it to the chunk that is being copied
-  int odd;                     // that odd lines begin earlier
+  int64_t line_floats, jump;  // from one line to the next in memory, from one line of a thread to its next
+  int lines, line;            // lines of a block, channels of a line
+  int lane_bits, together;    // threads that copy a line, a power of two; lines that are copied at a time
+  int stage_jump;             // as jump, in shared memory
+  int mix, mix_pitch;         // lines begin with every `mix`th one, then the ones after these, `mix_pitch` further, ..
+  int chunk, step;            // what a line gets in a step, in shared memory and in memory
+  int row, lead;              // from a row to the next in shared memory; columns before those of the strip
+  int start, ring, pitch;     // of the first line; what a line keeps; from one line to the next
+  int channel;                // from one channel of a line, or of its neighbour, to the next
+  int behind, since;          // steps that a chunk is there before its use; from it to the chunk that is being copied
+  int odd;                    // that odd lines begin earlier
 };
 
 // Pointers, strides and sizes in elements, and how the work is cut.
@@ -35,7 +36,7 @@ struct Wgrad {
   int walks, slices, slice_walks;
   // NCHW: rows of grad_output in a step, and of these in tiles side by side; steps before the first product, of a walk.
   int band, tile_rows, lag, steps;
-  bool vectors;  // copies are of 16 bytes
+  bool vectors;          // copies are of 16 bytes
   bool channels_closer;  // in the weight's memory, than taps
 };
 
@@ -147,8 +148,8 @@ struct Gw {
   static constexpr int blocks = threads < 128    ? 4  // that the registers of a multiprocessor must hold
                                 : threads == 128 ? (Form::layout == Layout::nhwc ? 4 : 3)
                                                  : 512 / threads;
-  static constexpr int ahead = width < 16 || stride == 2 ? 1 : 2;   // steps being copied while one is in use
-  static constexpr int elements = width * taps * taps;              // weights of an output channel
+  static constexpr int ahead = width < 16 || stride == 2 ? 1 : 2;  // steps being copied while one is in use
+  static constexpr int elements = width * taps * taps;             // weights of an output channel
 
   // In NHWC, tap row r meets the row of grad_output of this many steps before.
   static constexpr int back(int r) { return r / stride; }
@@ -188,15 +189,13 @@ struct Loader {
 
   // Starts the copies of the next step and makes a group of them, an empty one if there is no such step.
   template <class Stage>
-  __device__ __forceinline__ void copy_next(const Wgrad& g, int first_channel, Stage& input_stage,
-                                            float4* grad_stage) {
+  __device__ __forceinline__ void copy_next(const Wgrad& g, int first_channel, Stage& input_stage, float4* grad_stage) {
     if (walk < end) {
       if (step == 0) start_walk(g, first_channel);
       const int threads = Gw::tile_threads * g.segment_tiles;
 #pragma unroll
       for (int i = 0; i < Gw::stride; ++i, ++y, input.next += g.row)
-        if (y >= 0 && y < g.rows && (i == 0 || step < g.run_rows))
-          input.copy(g.step, threads, true, input_stage[i]);
+        if (y >= 0 && y < g.rows && (i == 0 || step < g.run_rows)) input.copy(g.step, threads, true, input_stage[i]);
       if (step < g.run_rows) grad.copy(g.grad_step, threads, step < rows, grad_stage);
       grad.next += g.grad_row;
       if (++step == steps<Gw>(g)) {
@@ -213,10 +212,10 @@ struct Loader {
     const int threads = Gw::tile_threads * g.segment_tiles;
     y = Gw::stride * segment.row - 1;
     rows = segment.rows;
-    input.start(g.input, g.channels, first_channel, g.rows, g.columns, segment, y, Gw::stride * segment.column - 1, threads,
-                segment_columns<Gw>(g));
-    grad.start(g.grad_output, g.channels, first_channel, g.grad_rows, g.grad_columns, segment, segment.row, segment.column,
-               threads, g.segment_tiles * tile_columns);
+    input.start(g.input, g.channels, first_channel, g.rows, g.columns, segment, y, Gw::stride * segment.column - 1,
+                threads, segment_columns<Gw>(g));
+    grad.start(g.grad_output, g.channels, first_channel, g.grad_rows, g.grad_columns, segment, segment.row,
+               segment.column, threads, g.segment_tiles * tile_columns);
   }
 };
 

@@ -30,7 +30,8 @@ int plan_stream(const Wgrad& g, Stream& s, int start, int rows, int columns, int
   s.lines = Gw::channels / s.line;
   s.lead = g.strips > 1 && input ? 4 : 0;
   s.row = g.vectors ? columns : up(columns, 4);
-  if (g.strips > 1) s.row = (input ? Gw::stride : 1) * g.segment_tiles * tile_columns + (input ? 12 - 4 * Gw::stride : 0);
+  if (g.strips > 1)
+    s.row = (input ? Gw::stride : 1) * g.segment_tiles * tile_columns + (input ? 12 - 4 * Gw::stride : 0);
   s.chunk = whole ? s.line * plane : band * s.row;
   s.step = band * columns;
   for (s.lane_bits = 0; 4 << s.lane_bits < s.chunk;) ++s.lane_bits;
@@ -45,13 +46,13 @@ int plan_stream(const Wgrad& g, Stream& s, int start, int rows, int columns, int
   s.pitch = s.ring % 8 == 4 ? s.ring : s.ring + 4;
   s.mix = input ? 2 : 4;
   if (s.line > 1 || s.together % s.mix != 0) s.mix = 1;
-  s.channel = s.line > 1 ? plane : s.lines / s.mix * s.pitch;
-  if (s.mix == 1 && s.line == 1) s.channel = s.pitch;
+  s.mix_pitch = s.lines / s.mix * s.pitch + (s.mix == 4 && s.lines == 32 ? 16 : 0);
+  s.channel = s.line > 1 ? plane : s.mix > 1 ? s.mix_pitch : s.pitch;
   s.line_floats = s.line * plane;
   s.jump = s.together * s.line_floats;
   s.stage_jump = s.together / s.mix * s.pitch;
   s.start = start;
-  return start + s.lines * s.pitch;
+  return start + s.mix * s.mix_pitch;
 }
 
 // The streams of both tensors. Whether they fit.
@@ -65,8 +66,8 @@ bool plan_streams(Wgrad& g, int band, bool whole, bool vectors) {
   return end <= ring_floats<Gw> && g.input_stream.chunk <= most && g.grad_stream.chunk <= most;
 }
 
-// In NCHW a step has as many rows as give each tile of the block one. By 16 bytes, steps must begin at whole vectors, and
-// had better at whole sectors; or they are whole images.
+// In NCHW a step has as many rows as give each tile of the block one. By 16 bytes, steps must begin at whole vectors,
+// and had better at whole sectors; or they are whole images.
 template <class Gw>
 void plan_channels(Wgrad& g) {
   g.tile_rows = Gw::tiles / g.segment_tiles;
@@ -111,7 +112,8 @@ Wgrad cut(const ConvShape& shape) {
   const int64_t wanted = std::max<int64_t>(1, std::min(by_traffic, by_blocks));
   // Runs of fewer rows than the image make more walks, but none of less than 7 rows.
   constexpr int least_rows = 7;
-  const int64_t per_walk = nhwc ? Gw::tiles / g.segment_tiles : 1, whole_walks = blocks_for(shape.n * g.strips, per_walk);
+  const int64_t per_walk = nhwc ? Gw::tiles / g.segment_tiles : 1,
+                whole_walks = blocks_for(shape.n * g.strips, per_walk);
   const int64_t most_runs = blocks_for(g.grad_rows, least_rows);
   const int64_t runs = std::clamp<int64_t>(wanted / std::max<int64_t>(whole_walks, 1), 1, most_runs);
   g.run_rows = up(blocks_for(g.grad_rows, runs), nhwc ? 1 : g.band);

@@ -119,8 +119,7 @@ __device__ __forceinline__ Element element_of(const Wgrad& g, int index) {
 // Where the weights of four output channels and one element begin.
 template <class Gw>
 __device__ __forceinline__ float* weight_at(const Wgrad& g, int k, Element at) {
-  return g.grad_weight + k * g.weight_k + at.c * g.weight_c + at.tap / taps * g.weight_r +
-         at.tap % taps * g.weight_s;
+  return g.grad_weight + k * g.weight_k + at.c * g.weight_c + at.tap / taps * g.weight_r + at.tap % taps * g.weight_s;
 }
 
 template <class Gw>
@@ -136,8 +135,7 @@ __host__ __device__ int64_t slice_vectors(const Wgrad& g) {
 
 // Writes the results, or to the workspace if there are more slices to be added.
 template <class Gw>
-__device__ __forceinline__ void store_totals(const Wgrad& g, int slice, int block,
-                                             const Totals<Gw>& totals) {
+__device__ __forceinline__ void store_totals(const Wgrad& g, int slice, int block, const Totals<Gw>& totals) {
   float4* sums = reinterpret_cast<float4*>(g.workspace) + slice * slice_vectors<Gw>(g);
   for (int at = threadIdx.x; at < Gw::vectors * Gw::elements; at += Gw::threads) {
     const int k_vector = at / Gw::elements;
