@@ -139,8 +139,8 @@ def test_misaligned_tensors_run_the_generic_kernel(width, stride, misaligned):
                 _testing_cuda.wgrad(*common, name_of(width, stride, layout))
 
 
-# Of every way in which NCHW is copied: whole images of which channels are whole vectors or not, bands of rows that begin
-# in the middle of a sector or not, runs of rows, strips, and elements.
+# Of every way in which NCHW is copied: whole images of which channels are whole vectors or not, bands of rows that
+# begin in the middle of a sector or not, runs of rows, strips, and elements.
 STREAMED = {
     "whole": (3, 4, 4),
     "four_channels_together": (3, 7, 7),

@@ -47,6 +47,13 @@ def rows_kernels():
                 yield "rows_nhwc", f"stream_rows<{kind}, {name}, Sync>", count, 65536, integers
 
 
+def fields_of(struct, text, kinds):
+    """The names and types of a struct of numbers."""
+    body = re.search(rf"struct {struct} \{{\n(.*?)\n\}};", text, re.S)[1]
+    for kind, names in re.findall(r"^  (\w+)\b([^;]*);", body, re.M):
+        yield from ((name.strip(), kinds[kind]) for name in names.split(","))
+
+
 def struct_fields(struct):
     """{field: (offset, type)} of a struct that is a kernel's only parameter, and its size."""
     text = (cubins.ROOT / "csrc/cuda" / STRUCTS[struct]).read_text()
@@ -55,6 +62,9 @@ def struct_fields(struct):
     found = {}
     for kind, names in re.findall(r"^  (?:const )?(\w+)\b([^;]*);", body, re.M):
         for name in (name.strip(" *") for name in names.split(",")):
+            if kind == "Stream":
+                found |= {f"{name}.{field}": type_ for field, type_ in fields_of("Stream", text, kinds)}
+                continue
             parts = (f"{name}.value", f"{name}.inverse") if kind == "Divisor" else (name,)
             found |= {part: kinds["int" if kind == "Divisor" else kind] for part in parts}
     layout = np.dtype([(name, size) for name, (_, size) in found.items()], align=True)
@@ -90,28 +100,20 @@ def tiles_kernels():
                 yield "rows_nchw", f"stream_tiles<{kind}, Sync>", count, 65536, integers
 
 
-def wgrad_launch(width, stride, layout, images, grad_rows, grad_columns):
-    """The threads of a block of rows_wgrad.h and what it is told, for the channels of one block in one slice."""
-    rows, columns = stride * grad_rows, stride * grad_columns
-    tiles = 4 if width == 32 or (stride == 2 and (width < 16 or layout == "Nchw")) else 8
-    segment_tiles = 1
-    while segment_tiles < tiles and 7 * segment_tiles < grad_columns:
-        segment_tiles *= 2
-    channels, k_lanes, c_lanes = (16 if width == 16 else 32), (4 if width == 16 else 8), (8 if width < 16 else 4)
-    tile_threads = k_lanes * min(width, 16) // 2
-    threads = tile_threads * segment_tiles  # that load a segment
-    strips = -(-grad_columns // (7 * segment_tiles))
-    walks = -(-images * strips * segment_tiles // tiles)
-    pixel = channels if layout == "Nhwc" else 1
-    steps = {"step": threads // c_lanes * channels, "grad_step": threads // k_lanes * channels}
-    planes = {"step": threads // 8 * rows * columns, "grad_step": threads // 8 * grad_rows * grad_columns}
-    return tile_threads * tiles, {
-        **{"weight_k": 9 * width, "weight_c": 9, "weight_r": 3, "weight_s": 1, "channels_closer": 0},
-        **{"channels": channels, "channel_blocks": 1, "segments": images * strips, "strips": strips, "runs": 1},
-        **{"rows": rows, "columns": columns, "grad_rows": grad_rows, "grad_columns": grad_columns},
-        **{"run_rows": grad_rows, "segment_tiles": segment_tiles, "walks": walks, "slices": 1, "slice_walks": walks},
-        **{"row": columns * pixel, "grad_row": grad_columns * pixel, **(steps if layout == "Nhwc" else planes)},
+def wgrad_launch(width, stride, layout, images, rows, columns):
+    """The threads of a block of wgrad_rows, and what launch_wgrad gives it for one block, by the input's size."""
+    fields, size = struct_fields("Wgrad")
+    told = np.zeros(8 + size, np.uint8)
+    sizes = np.array([images, rows, columns], np.float32)
+    _testing_cuda.probe(f"rows_wgrad/plan/{layout.lower()}/{stride}/{width}", sizes, told)
+    types = {"u64": np.uint64, "u32": np.uint32, "u8": np.uint8}
+    values = {
+        name: int(told[8 + at : 8 + at + types[kind]().itemsize].view(types[kind])[0])
+        for name, (at, kind) in fields.items()
+        if kind != "pointer"
     }
+    assert values["channel_blocks"] == values["slices"] == 1
+    return int(told[:8].view(np.int64)[0]), values
 
 
 def wgrad_kernels():
@@ -119,7 +121,7 @@ def wgrad_kernels():
     for width in (4, 8, 16, 32):
         for stride in (1, 2):
             for layout in ("Nhwc", "Nchw"):
-                threads, integers = wgrad_launch(width, stride, layout, 2, 2, 9 if layout == "Nhwc" else 7)
+                threads, integers = wgrad_launch(width, stride, layout, 2, 2 * stride, 8 * stride)
                 yield (
                     f"rows_wgrad_{layout.lower()}",
                     f"wgrad_rows<{width}, {stride}, {layout}, Sync>",
@@ -147,7 +149,7 @@ FAULTY_ROWS = {
     "Spread<8>": rows_launch(8, (4, 30), (8, 60), tiles=4, images=1),
 }
 ROWS_FAULTS = ("NoBarrierAfterWeights", "NoSyncwarp", "NoAsyncWait", "AsyncWaitTooLax")
-FAULTY_WGRAD = wgrad_launch(8, 1, "Nhwc", 1, 4, 30)
+FAULTY_WGRAD = {layout: wgrad_launch(8, 1, layout, 1, 4, 28) for layout in ("Nhwc", "Nchw")}
 WGRAD_FAULTS = ("NoAsyncWait", "AsyncWaitTooLax", "NoBarrierAfterRow", "NoBarrierBeforeSums", "NoBarrierAfterSums")
 WGRAD_FAULTS += ("NoBarrierBeforeResults",)
 TILES_FAULTS = ("NoAsyncWait", "AsyncWaitTooLax", "NoBarrierAtStage", "NoBarrierBeforeResults", "NoSyncwarp")
@@ -159,7 +161,11 @@ FAULTS = [
     ("bug_probes", "async_tiles<async_wait_too_lax>", "potential_race"),
     ("bug_probes", "neighbours<no_syncwarp>", "potential_race"),
     ("bug_probes", "barriers<barrier_in_a_branch>", "not_wellsynced"),
-    *(("rows_wgrad_bugs", f"wgrad_rows<8, 1, Nhwc, {fault}>", "potential_race") for fault in WGRAD_FAULTS),
+    *(
+        ("rows_wgrad_bugs", f"wgrad_rows<8, 1, {layout}, {fault}>", "potential_race")
+        for layout in FAULTY_WGRAD
+        for fault in WGRAD_FAULTS
+    ),
     *(("rows_nchw_bugs", f"stream_tiles<Gw<16, 2>, {fault}>", "potential_race") for fault in TILES_FAULTS),
     *(
         ("rows_bugs", f"stream_rows<{kind}, Wide, {fault}>", "potential_race")
@@ -250,7 +256,7 @@ def test_faults_are_found(entries, tmp_path, source, name, verdict):
     elif source == "rows_nchw_bugs":
         threads, shared, integers = 128, 65536, tiles_launch("Gw<16, 2>", 1, 4, 28)
     elif source == "rows_wgrad_bugs":
-        (threads, integers), shared = FAULTY_WGRAD, 65536
+        (threads, integers), shared = next(v for k, v in FAULTY_WGRAD.items() if k in name), 65536
     for answer in verify(entries[source, name], tmp_path, threads, shared, integers):
         assert answer["result"] == verdict, answer["diagnostics"]
 

@@ -12,7 +12,7 @@
 //           the pixels of a slice
 //   slice   walks, one after the other. A walk is `segments` strips of an image, `run_rows` rows of grad_output each,
 //           side by side; a segment has 1, 2, 4 or 8 tiles of 7 columns, a walk 8 or 4 tiles in all
-//   tile    8 to 64 threads, which have all sums of the block for the tile's columns
+//   tile    16 to 128 threads, which have all sums of the block for the tile's columns
 //   thread  4 output channels x 2 input channels x 9 taps, in 72 registers
 //
 //       columns   q..q+6 | ..     | ..     | ..         step p:  grad_output row p   (in stride 1)
@@ -35,7 +35,13 @@
 // by predicates. So an infinity reaches only weights whose windows contain it. A tile that the map does not fill takes
 // a path with a test of each column.
 //
-// Limits: whole vectors of 4 channels, fewer than 2^30 output pixels. At most 52 KB of shared memory.
+// All of this is so in NHWC. In NCHW the slices, the sums of a thread and what becomes of them are the same, but a step
+// brings a few rows and a thread's tiles are in several of them: rows_wgrad_channels.h has that part of the story.
+//
+// Limits: whole vectors of 4 channels at multiples of 16 bytes, fewer than 2^30 output pixels; in NCHW maps of fewer
+// than 2^25 pixels. At most 62 KB of shared memory.
+#include <type_traits>
+
 #include "rows_wgrad_channels.h"
 
 namespace resnext::cuda::rows_wgrad {
