@@ -117,11 +117,13 @@ def wgrad_launch(width, stride, layout, images, rows, columns):
 
 
 def wgrad_kernels():
-    """Rows for CORRECT: two images, borders on all sides, and a tile cut off."""
+    """Rows for CORRECT: borders on all sides, a tile cut off, and more steps than the ring has stages."""
     for width in (4, 8, 16, 32):
         for stride in (1, 2):
             for layout in ("Nhwc", "Nchw"):
-                threads, integers = wgrad_launch(width, stride, layout, 2, 2 * stride, 8 * stride)
+                threads, integers = wgrad_launch(
+                    width, stride, layout, 2 if layout == "Nhwc" else 4, 2 * stride, 8 * stride
+                )
                 yield (
                     f"rows_wgrad_{layout.lower()}",
                     f"wgrad_rows<{width}, {stride}, {layout}, Sync>",
