@@ -1,5 +1,6 @@
 #include "generic.h"
 #include "grouped_conv.h"
+#include "mma_wgrad.h"
 #include "rows.h"
 #include "rows_nchw_entries.h"
 #include "rows_wgrad.h"
@@ -56,6 +57,26 @@ const KernelTable<DgradArgs>& dgrad_table() {
 
 const KernelTable<WgradArgs>& wgrad_table() {
   static const KernelTable<WgradArgs> table{
+      mma_wgrad_entry<__half, 4, 1>("wgrad_mma_gw4_f16_nhwc"),
+      mma_wgrad_entry<__half, 8, 1>("wgrad_mma_gw8_f16_nhwc"),
+      mma_wgrad_entry<__half, 16, 1>("wgrad_mma_gw16_f16_nhwc"),
+      mma_wgrad_entry<__half, 32, 1>("wgrad_mma_gw32_f16_nhwc"),
+      mma_wgrad_entry<__half, 64, 1>("wgrad_mma_gw64_f16_nhwc"),
+      mma_wgrad_entry<__half, 4, 2>("wgrad_mma_gw4_f16_nhwc_s2"),
+      mma_wgrad_entry<__half, 8, 2>("wgrad_mma_gw8_f16_nhwc_s2"),
+      mma_wgrad_entry<__half, 16, 2>("wgrad_mma_gw16_f16_nhwc_s2"),
+      mma_wgrad_entry<__half, 32, 2>("wgrad_mma_gw32_f16_nhwc_s2"),
+      mma_wgrad_entry<__half, 64, 2>("wgrad_mma_gw64_f16_nhwc_s2"),
+      mma_wgrad_entry<__nv_bfloat16, 4, 1>("wgrad_mma_gw4_bf16_nhwc"),
+      mma_wgrad_entry<__nv_bfloat16, 8, 1>("wgrad_mma_gw8_bf16_nhwc"),
+      mma_wgrad_entry<__nv_bfloat16, 16, 1>("wgrad_mma_gw16_bf16_nhwc"),
+      mma_wgrad_entry<__nv_bfloat16, 32, 1>("wgrad_mma_gw32_bf16_nhwc"),
+      mma_wgrad_entry<__nv_bfloat16, 64, 1>("wgrad_mma_gw64_bf16_nhwc"),
+      mma_wgrad_entry<__nv_bfloat16, 4, 2>("wgrad_mma_gw4_bf16_nhwc_s2"),
+      mma_wgrad_entry<__nv_bfloat16, 8, 2>("wgrad_mma_gw8_bf16_nhwc_s2"),
+      mma_wgrad_entry<__nv_bfloat16, 16, 2>("wgrad_mma_gw16_bf16_nhwc_s2"),
+      mma_wgrad_entry<__nv_bfloat16, 32, 2>("wgrad_mma_gw32_bf16_nhwc_s2"),
+      mma_wgrad_entry<__nv_bfloat16, 64, 2>("wgrad_mma_gw64_bf16_nhwc_s2"),
       rows_wgrad_entry<4, 1, Layout::nhwc>("wgrad_rows_gw4_f32_nhwc"),
       rows_wgrad_entry<8, 1, Layout::nhwc>("wgrad_rows_gw8_f32_nhwc"),
       rows_wgrad_entry<16, 1, Layout::nhwc>("wgrad_rows_gw16_f32_nhwc"),
