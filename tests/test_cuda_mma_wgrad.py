@@ -69,7 +69,7 @@ def test_network_layers(layer, dtype):
 
 
 # Maps of one, two and four octets and of several strips, several slices and runs, of which the last are not full.
-SLICED = [(13, 16, 20), (37, 9, 7), (3, 40, 70), (17, 23, 14)]
+SLICED = [(13, 16, 20), (37, 9, 7), (3, 30, 70), (17, 15, 14)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -89,38 +89,27 @@ def test_same_bits_for_every_schedule(width, stride, n, h, w, dtype):
     assert results == results[:1] * 3
 
 
-@pytest.mark.parametrize("columns", [6, 8, 15, 16, 29, 32, 37])
+@pytest.mark.parametrize("columns", [7, 16, 29, 37])
 @pytest.mark.parametrize(("width", "stride"), KINDS)
 def test_infinities_reach_only_windows_that_contain_them(width, stride, columns):
     """In either operand, at every corner and edge: padding is absent, not zero, and so are columns past the map."""
     rng = np.random.default_rng(5)
-    for odd in range(stride):
-        problem = problem_of(width, stride, 2, 9, stride * columns - odd)
-        for operand in (0, 1):
-            pair = operands("wgrad", problem, lambda shape: rng.uniform(1, 2, shape))[:2]
-            height, length = pair[operand].shape[2:]
-            last = length - 1
-            for row, column in (
-                (0, 0),
-                (height - 1, last),
-                (0, last),
-                (height - 1, 0),
-                (2, length // 2),
-                (1, 18 % length),
-            ):
-                for value, dtype in ((np.inf, "f16"), (np.nan, "bf16")):
-                    values, reached = [array.copy() for array in pair], [np.ones_like(array) for array in pair]
-                    values[operand][-1, 1, row, column] = value
-                    reached[operand][:] = 0
-                    reached[operand][-1, 1, row, column] = 1
-                    bias = np.zeros(problem.k, tolerance.STORAGE[dtype])
-                    result = launch(
-                        "wgrad", name_of(width, stride, dtype), problem, dtype, "NHWC", *values, grad_bias=bias
-                    )
-                    expected = kernels.reference("wgrad", problem, *reached) > 0
-                    np.testing.assert_array_equal(~np.isfinite(tolerance.decode(result, dtype)), expected)
-                    expected = (np.arange(problem.k) == 1) & (operand == 0)
-                    np.testing.assert_array_equal(~np.isfinite(tolerance.decode(bias, dtype)), expected)
+    problem = problem_of(width, stride, 2, 4, stride * columns - (columns == 29) * (stride - 1))
+    for operand, value, dtype in ((0, np.inf, "f16"), (1, np.inf, "f16"), (0, np.nan, "bf16"), (1, np.nan, "bf16")):
+        pair = operands("wgrad", problem, lambda shape: rng.uniform(1, 2, shape))[:2]
+        height, length = pair[operand].shape[2:]
+        middle = 18 % length  # the last column of the first of two strips of 37 columns, in grad_output
+        for row, column in ((0, 0), (height - 1, length - 1), (0, length - 1), (height - 1, 0), (1, middle)):
+            values, reached = [array.copy() for array in pair], [np.ones_like(array) for array in pair]
+            values[operand][-1, 1, row, column] = value
+            reached[operand][:] = 0
+            reached[operand][-1, 1, row, column] = 1
+            bias = np.zeros(problem.k, tolerance.STORAGE[dtype])
+            result = launch("wgrad", name_of(width, stride, dtype), problem, dtype, "NHWC", *values, grad_bias=bias)
+            expected = kernels.reference("wgrad", problem, *reached) > 0
+            np.testing.assert_array_equal(~np.isfinite(tolerance.decode(result, dtype)), expected)
+            expected = (np.arange(problem.k) == 1) & (operand == 0)
+            np.testing.assert_array_equal(~np.isfinite(tolerance.decode(bias, dtype)), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

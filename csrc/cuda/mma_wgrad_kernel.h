@@ -9,12 +9,6 @@ union Smem {
   Totals<Gw> totals;
 };
 
-template <class Gw>
-__device__ __forceinline__ void load_input(Pair (&x)[taps], const char* row, const Tile& tile, int pair) {
-#pragma unroll
-  for (int s = 0; s < taps; ++s) ptx::ldmatrix<4, true>(x[s], row + tile.input[pair][s]);
-}
-
 // The rows of grad_output that a row of input meets, newest first, in registers.
 template <class Gw>
 using Grads = Pair[octets / 2][4 - Gw::stride];
@@ -32,57 +26,60 @@ __device__ __forceinline__ void next_grads(Grads<Gw>& grads, bool there, const c
   }
 }
 
+// Adds the products of a step by taps of column s.
+template <int s, class Gw, Rows rows>
+__device__ __forceinline__ void add_taps(Sums<Gw>& sums, Grads<Gw>& grads, int pair, const char* stage,
+                                         const Tile& tile, bool middle, bool bias) {
+  Pair x, a, b;
+  if (rows != neither || Gw::stride == 1) ptx::ldmatrix<4, true>(x, stage + tile.input[pair][s]);
+  if (rows != neither) {
+    keep<s>(a, grads[pair][0], tile, pair);
+    keep<s>(b, grads[pair][3 - Gw::stride], tile, pair);
+    sums.template outer<s, rows>(x, a, b);
+  }
+  if (rows != both && !middle) return;
+  if (Gw::stride == 2) ptx::ldmatrix<4, true>(x, stage + 16 * Gw::input_row + tile.input[pair][s]);
+  keep<s>(a, grads[pair][2 - Gw::stride], tile, pair);
+  sums.template middle<s>(x, a, bias);
+}
+
 // Adds the products of a step: of its row of input that two rows of grad_output meet, of which `rows` are there, and,
 // if `middle`, of the row that one meets, the same row in stride 1.
 template <class Gw, Rows rows>
 __device__ __forceinline__ void add_step(Sums<Gw>& sums, Grads<Gw>& grads, const char* stage, const Tile& tile,
                                          bool middle, bool bias) {
-  Pair x[taps], a, b;
 #pragma unroll
   for (int pair = 0; pair < octets / 2; ++pair) {
-    Pair &newest = grads[pair][0], &oldest = grads[pair][3 - Gw::stride], &between = grads[pair][2 - Gw::stride];
-    if (rows != neither || Gw::stride == 1) load_input<Gw>(x, stage, tile, pair);
-    if (rows != neither) {
-      keep<0>(a, newest, tile, pair), keep<0>(b, oldest, tile, pair);
-      sums.template outer<0, rows>(x[0], a, b);
-      sums.template outer<1, rows>(x[1], newest, oldest);
-      keep<2>(a, newest, tile, pair), keep<2>(b, oldest, tile, pair);
-      sums.template outer<2, rows>(x[2], a, b);
-    }
-    if (rows != both && !middle) continue;
-    if (Gw::stride == 2) load_input<Gw>(x, stage + 16 * Gw::input_row, tile, pair);
-    keep<0>(a, between, tile, pair);
-    sums.template middle<0>(x[0], a, bias);
-    sums.template middle<1>(x[1], between, bias);
-    keep<2>(a, between, tile, pair);
-    sums.template middle<2>(x[2], a, bias);
+    add_taps<0, Gw, rows>(sums, grads, pair, stage, tile, middle, bias);
+    add_taps<1, Gw, rows>(sums, grads, pair, stage, tile, middle, bias);
+    add_taps<2, Gw, rows>(sums, grads, pair, stage, tile, middle, bias);
   }
 }
 
-// Sums the pixels of every `teams`th walk of [walk, end).
+// Sums the pixels of every `teams`th walk of [first_walk, end).
 template <class Gw, class Sync>
-__device__ __forceinline__ void walk_rows(const MmaWgrad& g, int walk, int end, const Channels& channels,
+__device__ __forceinline__ void walk_rows(const MmaWgrad& g, int first_walk, int end, const Channels& channels,
                                           uint4 (&ring)[Gw::stages][Gw::stage], Sums<Gw>& sums) {
   const int thread = threadIdx.x % Gw::team_threads, c_tile = thread / 32 % Gw::c_tiles;
   const bool bias = g.grad_bias && c_tile == 0;
   for (int i = thread; i < Gw::stages * Gw::stride * 8; i += Gw::team_threads)
     ring[i / (Gw::stride * 8)][i / 8 % Gw::stride * Gw::input_row + Gw::zeros + i % 8] = make_uint4(0, 0, 0, 0);
-  Loader<Gw> loader(walk, end);
+  Loader<Gw> loader(first_walk, end);
   for (int i = 0; i < Gw::ahead; ++i) loader.copy_next(g, channels, ring[i]);
   int now = 0;
   Grads<Gw> grads = {};
-  for (; walk < end; walk += Gw::teams) {
+  for (; first_walk < end; first_walk += Gw::teams) {
+    const Walk walk = walk_of<Gw>(g, first_walk);
     const Tile tile = tile_of<Gw>(g, walk, 2 * c_tile, thread / 32 / Gw::c_tiles * 2);
-    const Run run = run_of<Gw>(g, walk);
-    for (int i = 0; i < run.steps; ++i) {
+    for (int i = 0; i < walk.steps; ++i) {
       Sync::template copies<Gw::ahead - 1>();
       Sync::template row<Gw>();
       loader.copy_next(g, channels, ring[now == 0 ? Gw::ahead : now - 1]);
-      const bool has_first = i < run.rows, has_last = i >= 3 - Gw::stride;
-      const bool middle = i >= 2 - Gw::stride && i < run.rows + 2 - Gw::stride;
+      const bool has_first = i < walk.rows, has_last = i >= 3 - Gw::stride;
+      const bool middle = i >= 2 - Gw::stride && i < walk.rows + 2 - Gw::stride;
       const char* stage = reinterpret_cast<const char*>(ring[now]);
       next_grads<Gw>(grads, has_first, stage, tile);
-      const bool outer = run.row > 0 || i > 0;  // the image has that row of input
+      const bool outer = walk.row > 0 || i > 0;  // the image has that row of input
       if (outer && has_first && has_last)
         add_step<Gw, both>(sums, grads, stage, tile, middle, bias);
       else if (outer && has_first)

@@ -14,9 +14,10 @@ struct MmaWgrad {
   void *grad_weight, *grad_bias;  // grad_bias may be null
   float* workspace;               // [slice][all weights, each output channel's in their order in memory; then the bias]
   int64_t weight_k, weight_c, weight_r, weight_s;
-  int channels, rows, columns, grad_rows, grad_columns;
-  int channel_blocks, segments, strips, strip_columns, segment_octets;
-  int runs, run_rows, walks, slices, slice_walks;
+  int64_t row, grad_row, step, grad_step;  // vectors from a row to the next, and from a thread's column to its next
+  int channels, images, rows, columns, grad_rows, grad_columns;
+  int channel_blocks, strips, strip_columns, runs, run_rows, walks, slices, slice_walks;
+  int segment_bits;      // a segment has 2^segment_bits octets
   bool channels_closer;  // in the weight's memory, than taps
 };
 
@@ -50,34 +51,27 @@ struct Gw {
   // The place in a plane of the input's column `column`, counted from stride times the first one of grad_output in the
   // segment, -1 being the first there can be.
   __device__ static int place(const MmaWgrad& g, int segment, int column) {
-    const int first = segment * 8 * g.segment_octets;
+    const int first = 8 * segment << g.segment_bits;
     if (stride == 1) return first + column + 1;
     return first + (column >> 1) + (column % 2 == 0 ? 0 : odd + 1);
   }
 };
 
-// The columns and rows of grad_output that a team sums: each segment of a walk has the same rows.
-struct Segment {
-  int image, column, columns;  // no columns if there is no such segment
+// The part of the images that a team has in a walk: `rows` rows and `columns` columns of grad_output, from (row,
+// column) on, of as many images as there are segments, from `image` on, of which the last walk may have fewer.
+struct Walk {
+  int image, row, rows, column, columns;
+  int steps;  // each brings the next row of grad_output and `stride` rows of input, from row stride * row - 1 on
 };
 
 template <class Gw>
-__device__ __forceinline__ Segment segment_of(const MmaWgrad& g, int walk, int segment) {
-  const int index = walk / g.runs * (octets / g.segment_octets) + segment;
-  const int column = index % g.strips * g.strip_columns;
-  return {index / g.strips, column, index < g.segments ? min(g.strip_columns, g.grad_columns - column) : 0};
-}
-
-struct Run {
-  int row, rows;  // of grad_output
-  int steps;      // each brings the next row of grad_output and `stride` rows of input, from row stride * row - 1 on
-};
-
-template <class Gw>
-__device__ __forceinline__ Run run_of(const MmaWgrad& g, int walk) {
-  const int row = walk % g.runs * g.run_rows, rows = min(g.run_rows, g.grad_rows - row);
+__device__ __forceinline__ Walk walk_of(const MmaWgrad& g, int index) {
+  const int row = index % g.runs * g.run_rows, rows = min(g.run_rows, g.grad_rows - row);
   const int last = min(Gw::stride * (row + rows - 1) + 1, g.rows - 1);  // of input
-  return {row, rows, (last - Gw::stride * row + 1) / Gw::stride + 1};
+  const int strip = index / g.runs, column = strip % g.strips * g.strip_columns;
+  return {
+      strip / g.strips * (octets >> g.segment_bits), row, rows, column, min(g.strip_columns, g.grad_columns - column),
+      (last - Gw::stride * row + 1) / Gw::stride + 1};
 }
 
 // One of the two tensors as a thread copies it: a vector of every `step`th column of a segment, of which a row in a
@@ -90,10 +84,12 @@ struct Columns {
   unsigned inside;    // bit i: the image has the thread's ith column
 
   // Threads share the columns of all segments of a walk.
-  __device__ static int step(const MmaWgrad& g) { return all_steps * g.segment_octets / octets; }
-  __device__ static int segment(const MmaWgrad& g) { return threadIdx.x % Gw::team_threads / (step(g) * planes); }
+  __host__ __device__ static int step(const MmaWgrad& g) { return (all_steps << g.segment_bits) / octets; }
   __device__ static int plane() { return threadIdx.x % planes; }
-  __device__ static int first(const MmaWgrad& g) { return threadIdx.x % (step(g) * planes) / planes; }
+  __device__ static int segment(const MmaWgrad& g) {
+    return threadIdx.x % Gw::team_threads / (Gw::team_threads / octets) >> g.segment_bits;
+  }
+  __device__ static int first(const MmaWgrad& g) { return threadIdx.x / planes % all_steps & (step(g) - 1); }
 
   // Takes, of a segment, `columns` columns from `column` on, the image having `all`. `next` is to be the one at `row`.
   __device__ __forceinline__ void start(const MmaWgrad& g, const void* tensor, int64_t row, int all, int column,
@@ -108,15 +104,21 @@ struct Columns {
     }
   }
 
-  // Starts the copies of a row, a step in which is `places` in a stage.
-  __device__ __forceinline__ void copy(const MmaWgrad& g, int places, uint4* stage) const {
+  // Starts the copies of a row, a step in which is `vectors` in memory and `places` in a stage.
+  __device__ __forceinline__ void copy(int64_t vectors, int places, uint4* stage) const {
     const uint4* from = next;
     uint4* to = stage + place;
 #pragma unroll
-    for (int i = 0; i < count; ++i, from += step(g) * (g.channels / 8), to += places)
+    for (int i = 0; i < count; ++i, from += vectors, to += places)
       if ((inside & 1u << i) != 0) ptx::cp_async<16>(to, from);
   }
 };
+
+// A segment's columns of input are one more on either side in stride 1, on the left side in stride 2.
+template <class Gw>
+using InputColumns = Columns<Gw, Gw::c_planes, Gw::stride * 8 * octets + 8 / Gw::stride>;
+template <class Gw>
+using GradColumns = Columns<Gw, Gw::k_planes, 8 * octets>;
 
 // The first channels of a block.
 struct Channels {
@@ -133,13 +135,12 @@ class Loader {
   __device__ __forceinline__ void copy_next(const MmaWgrad& g, const Channels& first, uint4* stage) {
     if (walk_ < end_) {
       if (step_ == 0) start_walk(g, first);
-      const int64_t pixel = g.channels / 8;
 #pragma unroll
-      for (int i = 0; i < Gw::stride; ++i, ++y_, input_.next += g.columns * pixel)
+      for (int i = 0; i < Gw::stride; ++i, ++y_, input_.next += g.row)
         if (y_ >= 0 && y_ < g.rows && (i == 0 || step_ < rows_))
-          input_.copy(g, Input::step(g) / Gw::stride, stage + i * Gw::input_row);
-      if (step_ < rows_) grad_.copy(g, Grad::step(g), stage + Gw::grad);
-      grad_.next += g.grad_columns * pixel;
+          input_.copy(g.step, Input::step(g) / Gw::stride, stage + i * Gw::input_row);
+      if (step_ < rows_) grad_.copy(g.grad_step, Grad::step(g), stage + Gw::grad);
+      grad_.next += g.grad_row;
       if (++step_ == steps_) {
         step_ = 0;
         walk_ += Gw::teams;
@@ -149,23 +150,22 @@ class Loader {
   }
 
  private:
-  // A segment's columns of input are one more on either side in stride 1, on the left side in stride 2.
-  using Input = Columns<Gw, Gw::c_planes, Gw::stride * 8 * octets + 8 / Gw::stride>;
-  using Grad = Columns<Gw, Gw::k_planes, 8 * octets>;
+  using Input = InputColumns<Gw>;
+  using Grad = GradColumns<Gw>;
 
   __device__ __forceinline__ void start_walk(const MmaWgrad& g, const Channels& first) {
-    const Run run = run_of<Gw>(g, walk_);
-    rows_ = run.rows;
-    steps_ = run.steps;
-    y_ = Gw::stride * run.row - 1;
-    Segment s = segment_of<Gw>(g, walk_, Input::segment(g));
-    input_.start(g, g.input, int64_t(s.image) * g.rows + y_, g.columns, Gw::stride * s.column - 1,
-                 s.columns > 0 ? Gw::stride * s.columns + 3 - Gw::stride : 0, first.c);
+    const Walk walk = walk_of<Gw>(g, walk_);
+    rows_ = walk.rows;
+    steps_ = walk.steps;
+    y_ = Gw::stride * walk.row - 1;
+    int image = walk.image + Input::segment(g);
+    input_.start(g, g.input, int64_t(image) * g.rows + y_, g.columns, Gw::stride * walk.column - 1,
+                 image < g.images ? Gw::stride * walk.columns + 3 - Gw::stride : 0, first.c);
     input_.place = Input::plane() * Gw::input_pitch + Gw::place(g, Input::segment(g), Input::first(g) - 1);
-    s = segment_of<Gw>(g, walk_, Grad::segment(g));
-    grad_.start(g, g.grad_output, int64_t(s.image) * g.grad_rows + run.row, g.grad_columns, s.column, s.columns,
-                first.k);
-    grad_.place = Grad::plane() * Gw::grad_pitch + Grad::segment(g) * 8 * g.segment_octets + Grad::first(g);
+    image = walk.image + Grad::segment(g);
+    grad_.start(g, g.grad_output, int64_t(image) * g.grad_rows + walk.row, g.grad_columns, walk.column,
+                image < g.images ? walk.columns : 0, first.k);
+    grad_.place = Grad::plane() * Gw::grad_pitch + (8 * Grad::segment(g) << g.segment_bits) + Grad::first(g);
   }
 
   int walk_, end_, step_ = 0;

@@ -20,20 +20,25 @@ MmaWgrad cut(const ConvShape& shape) {
   g.grad_rows = static_cast<int>(shape.p());
   g.grad_columns = static_cast<int>(shape.q());
   g.channel_blocks = static_cast<int>(blocks_for(shape.c, Gw::channels));
-  g.segment_octets = g.grad_columns <= 8 ? 1 : g.grad_columns <= 16 ? 2 : 4;
+  g.segment_bits = g.grad_columns <= 8 ? 0 : g.grad_columns <= 16 ? 1 : 2;
+  const int64_t vectors = shape.c / 8;
+  g.row = shape.w * vectors;
+  g.grad_row = shape.q() * vectors;
+  g.step = InputColumns<Gw>::step(g) * vectors;
+  g.grad_step = GradColumns<Gw>::step(g) * vectors;
   g.strips = static_cast<int>(blocks_for(g.grad_columns, 8 * octets));
   g.strip_columns = static_cast<int>(blocks_for(g.grad_columns, g.strips));
-  g.segments = static_cast<int>(shape.n) * g.strips;
+  g.images = static_cast<int>(shape.n);
   // A slice writes and reads all weights once more, in float: together at most a fifth of the bytes that must be read;
   // half of them where there would be fewer blocks than fill a GPU.
   const int64_t blocks = int64_t(g.channel_blocks) * Gw::parts;
   const int64_t activations = 2 * shape.n * shape.c * (shape.h * shape.w + shape.p() * shape.q());
   const int64_t by_traffic = activations / (8 * shape.k * Gw::width * taps * taps);
   const int64_t wanted = std::max<int64_t>(
-      1, std::min(std::max(by_traffic / 5, std::min<int64_t>(by_traffic / 2, 128 / blocks)), 512 / blocks));
+      1, std::min(std::max(by_traffic / 5, std::min<int64_t>(by_traffic / 2, 128 / blocks)), 256 / blocks));
   // Runs of fewer rows than the image make more walks, but none of less than 7 rows.
   constexpr int least_rows = 7;
-  const int64_t walks = blocks_for(g.segments, octets / g.segment_octets);
+  const int64_t walks = g.strips * blocks_for(shape.n, octets >> g.segment_bits);
   const int64_t most_runs = blocks_for(g.grad_rows, least_rows);
   const int64_t runs = std::clamp<int64_t>(wanted * Gw::teams / std::max<int64_t>(walks, 1), 1, most_runs);
   g.run_rows = static_cast<int>(blocks_for(g.grad_rows, runs));

@@ -13,36 +13,41 @@ struct Tile {
 };
 
 template <class Gw>
-__device__ __forceinline__ Tile tile_of(const MmaWgrad& g, int walk, int input_plane, int grad_plane) {
+__device__ __forceinline__ Tile tile_of(const MmaWgrad& g, const Walk& walk, int input_plane, int grad_plane) {
   const int lane = threadIdx.x % 32, high = lane / 16, low = lane / 8 % 2;
   const int input_octet = Gw::width < 16 ? low : high;
   input_plane += Gw::width < 16 ? high : low;
   grad_plane += high;
+  const auto segment = [&](int octet) { return octet >> g.segment_bits; };
+  const auto first = [&](int octet) { return 8 * (octet & ((1 << g.segment_bits) - 1)); };
+  // Whether a column of the segment is there, and what tap s reads for it.
+  const auto there = [&](int octet, int column) {
+    return walk.image + segment(octet) < g.images && column < walk.columns;
+  };
+  const auto reads = [&](int octet, int column, int s) {
+    const int x = Gw::stride * (walk.column + column) + s - 1;
+    return there(octet, column) && x >= 0 && x < g.columns;
+  };
   Tile tile;
 #pragma unroll
-  for (int octet = 0; octet < octets; ++octet) {
-    const int segment = octet / g.segment_octets, first = octet % g.segment_octets * 8;
-    const Segment at = segment_of<Gw>(g, walk, segment);
-    const auto reads = [&](int column, int s) {
-      const int x = Gw::stride * (at.column + column) + s - 1;
-      return column < at.columns && x >= 0 && x < g.columns;
-    };
-    const int own = first + lane % 8;
-    if (octet % 2 == input_octet) {
+  for (int pair = 0; pair < octets / 2; ++pair) {
+    int octet = 2 * pair + input_octet, column = first(octet) + lane % 8;
 #pragma unroll
-      for (int s = 0; s < taps; ++s) {
-        const int natural = input_plane * Gw::input_pitch + Gw::place(g, segment, Gw::stride * own + s - 1);
-        tile.input[octet / 2][s] = 16 * (reads(own, s) ? natural : Gw::zeros + natural % 8);
-      }
+    for (int s = 0; s < taps; ++s) {
+      const int place = input_plane * Gw::input_pitch + Gw::place(g, segment(octet), Gw::stride * column + s - 1);
+      tile.input[pair][s] = 16 * (reads(octet, column, s) ? place : Gw::zeros + place % 8);
     }
-    if (octet % 2 == low) {
-      const int natural = Gw::grad + grad_plane * Gw::grad_pitch + octet * 8 + lane % 8;
-      tile.grad[octet / 2] = 16 * (own < at.columns ? natural : Gw::zeros + natural % 8);
-    }
-    const int column = first + lane % 4 * 2;
+    octet = 2 * pair + low, column = first(octet) + lane % 8;
+    const int place = Gw::grad + grad_plane * Gw::grad_pitch + octet * 8 + lane % 8;
+    tile.grad[pair] = 16 * (there(octet, column) ? place : Gw::zeros + place % 8);
+  }
+#pragma unroll
+  for (int octet = 0; octet < octets; ++octet) {
+    const int column = first(octet) + lane % 4 * 2;
 #pragma unroll
     for (int s = 0; s < taps; ++s)
-      tile.kept[octet][s] = (reads(column, s) ? 0x0000ffffu : 0) | (reads(column + 1, s) ? 0xffff0000u : 0);
+      tile.kept[octet][s] =
+          (reads(octet, column, s) ? 0x0000ffffu : 0) | (reads(octet, column + 1, s) ? 0xffff0000u : 0);
   }
   return tile;
 }
