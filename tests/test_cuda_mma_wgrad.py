@@ -187,7 +187,7 @@ def probe(width, bug, seed):
 
 @pytest.mark.parametrize("seed", range(1, 9))
 @pytest.mark.parametrize(
-    ("width", "bug"),  # a team of one warp meets at ldmatrix: what its __syncwarp orders is for tests/test_races.py
+    ("width", "bug"),  # the lanes of a team of one warp meet at every ldmatrix anyway
     [*((8, bug) for bug in BUGS), *((32, bug) for bug in (*BUGS, "no_barrier_after_row"))],
 )
 def test_missing_synchronisation_gives_a_wrong_result(width, bug, seed):

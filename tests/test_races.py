@@ -58,7 +58,13 @@ def struct_fields(struct):
     """{field: (offset, type)} of a struct that is a kernel's only parameter, and its size."""
     text = (cubins.ROOT / "csrc/cuda" / STRUCTS[struct]).read_text()
     body = re.search(rf"struct {struct} \{{\n(.*?)\n\}};", text, re.S)[1]
-    kinds = {"float": ("pointer", "u8"), "int64_t": ("u64", "u8"), "int": ("u32", "u4"), "bool": ("u8", "u1")}
+    kinds = {
+        "float": ("pointer", "u8"),
+        "void": ("pointer", "u8"),
+        "int64_t": ("u64", "u8"),
+        "int": ("u32", "u4"),
+        "bool": ("u8", "u1"),
+    }
     found = {}
     for kind, names in re.findall(r"^  (?:const )?(\w+)\b([^;]*);", body, re.M):
         for name in (name.strip(" *") for name in names.split(",")):
@@ -71,21 +77,27 @@ def struct_fields(struct):
     return {name: (layout.fields[name][1], kind) for name, (kind, _) in found.items()}, layout.itemsize
 
 
-# The structs that kernels take, known by their sizes.
+# The structs that kernels take, and where they stand.
 STRUCTS = {"Rows": "rows_nhwc_load.h", "Plan": "rows_nchw_plan.h", "Wgrad": "rows_wgrad_load.h"}
+STRUCTS |= {"MmaWgrad": "mma_wgrad_load.h"}
 
 
-def tiles_launch(kind, images, rows, columns):
-    """What launch_tiles of rows_nchw.h gives its kernel for one group, by the source's size."""
-    fields, size = struct_fields("Plan")
+def told(struct, probe, *sizes):
+    """The integers that a probe says its kernel is told, by the struct's fields."""
+    fields, size = struct_fields(struct)
     told = np.zeros(size, np.uint8)
-    _testing_cuda.probe(f"rows_nchw/plan/{kind}", np.array([images, rows, columns], np.float32), told)
+    _testing_cuda.probe(probe, np.array(sizes, np.float32), told)
     types = {"u64": np.uint64, "u32": np.uint32, "u8": np.uint8}
-    values = {
+    return {
         name: int(told[at : at + types[kind]().itemsize].view(types[kind])[0])
         for name, (at, kind) in fields.items()
         if kind != "pointer"
     }
+
+
+def tiles_launch(kind, images, rows, columns):
+    """What launch_tiles of rows_nchw.h gives its kernel for one group, by the source's size."""
+    values = told("Plan", f"rows_nchw/plan/{kind}", images, rows, columns)
     assert values["groups"] == values["image_blocks"] == values["strips"] == values["runs"] == 1  # one block
     return {**values, "bias": 0}
 
@@ -133,6 +145,15 @@ def wgrad_kernels():
                 )
 
 
+def mma_wgrad_kernels():
+    """Rows for CORRECT: two images of three rows, borders on all sides, in one segment each or side by side."""
+    for kind in ("8, 1", "16, 1", "8, 2", "16, 2", "32, 1", "32, 2"):
+        for columns in (7, 18) if "16" in kind else (7,):
+            threads = 256 if "32" in kind else 128
+            integers = told("MmaWgrad", f"mma_wgrad/plan/{kind}", 2, 3, columns)
+            yield "mma_wgrad_f16", f"wgrad_mma<f16, {kind}, Sync>", threads, 65536, integers
+
+
 # Source, kernel, threads, bytes of dynamic shared memory, integers among the parameters: by index or, if the parameter
 # is a struct, by the field's name. Every kernel that uses shared memory has a row here, or a reason in NOT_VERIFIED.
 CORRECT = [
@@ -144,6 +165,7 @@ CORRECT = [
     *rows_kernels(),
     *tiles_kernels(),
     *wgrad_kernels(),
+    *mma_wgrad_kernels(),
 ]
 # The test of the test: the same kernels with one fault each.
 FAULTY_ROWS = {
@@ -154,6 +176,8 @@ ROWS_FAULTS = ("NoBarrierAfterWeights", "NoSyncwarp", "NoAsyncWait", "AsyncWaitT
 FAULTY_WGRAD = {layout: wgrad_launch(8, 1, layout, 1, 4, 28) for layout in ("Nhwc", "Nchw")}
 WGRAD_FAULTS = ("NoAsyncWait", "AsyncWaitTooLax", "NoBarrierAfterRow", "NoBarrierBeforeSums", "NoBarrierAfterSums")
 WGRAD_FAULTS += ("NoBarrierBeforeResults",)
+# A team of one warp has its lanes meet at every ldmatrix and mma, so there the checker does not miss the barrier.
+MMA_WGRAD_FAULTS = [("32, 1" if fault == "NoBarrierAfterRow" else "8, 1", fault) for fault in WGRAD_FAULTS]
 TILES_FAULTS = ("NoAsyncWait", "AsyncWaitTooLax", "NoBarrierAtStage", "NoBarrierBeforeResults", "NoSyncwarp")
 FAULTS = [
     ("bug_probes", "tiles<no_barrier_before_reading>", "potential_race"),
@@ -168,6 +192,7 @@ FAULTS = [
         for layout in FAULTY_WGRAD
         for fault in WGRAD_FAULTS
     ),
+    *(("mma_wgrad_bugs", f"wgrad_mma<f16, {kind}, {fault}>", "potential_race") for kind, fault in MMA_WGRAD_FAULTS),
     *(("rows_nchw_bugs", f"stream_tiles<Gw<16, 2>, {fault}>", "potential_race") for fault in TILES_FAULTS),
     *(
         ("rows_bugs", f"stream_rows<{kind}, Wide, {fault}>", "potential_race")
@@ -204,7 +229,7 @@ def places(entry):
     _, symbol, types = entry
     for struct in STRUCTS:
         fields, size = struct_fields(struct)
-        if types == [f"b8[{size}]"]:
+        if types == [f"b8[{size}]"] and f"{len(struct)}{struct}E" in symbol:
             place = {"parameter": f"{symbol}_param_0"}
             return {name: ({**place, "offset": at}, kind) for name, (at, kind) in fields.items()}
     return {i: ({"parameter": f"{symbol}_param_{i}"}, kind) for i, kind in enumerate(types)}
@@ -259,6 +284,10 @@ def test_faults_are_found(entries, tmp_path, source, name, verdict):
         threads, shared, integers = 128, 65536, tiles_launch("Gw<16, 2>", 1, 4, 28)
     elif source == "rows_wgrad_bugs":
         (threads, integers), shared = next(v for k, v in FAULTY_WGRAD.items() if k in name), 65536
+    elif source == "mma_wgrad_bugs":
+        kind = re.search(r"f16, (\d+, 1)", name)[1]
+        threads, shared = 256 if kind == "32, 1" else 128, 65536
+        integers = told("MmaWgrad", f"mma_wgrad/plan/{kind}", 1, 7 if kind == "32, 1" else 28, 7)
     for answer in verify(entries[source, name], tmp_path, threads, shared, integers):
         assert answer["result"] == verdict, answer["diagnostics"]
 
