@@ -1,4 +1,55 @@
 #pragma once
+// Wgrad by the tensor cores, half or bfloat16 in NHWC, 3x3, padding 1, groups of 4, 8, 16, 32 or 64 channels, stride
+// t = 1 or 2. Sums are kept in float and rounded once.
+//
+//   grad_weight[k,c,r,s] = sum over n,p,q of grad_output[n,p,q,k] * input[n,t*p+r-1,t*q+s-1,c]
+//   grad_bias[k]         = sum over n,p,q of grad_output[n,p,q,k]
+//
+// The sum over pixels is the sum over k of mma: 16 columns at a time, an mma multiplies 16 channels of one tensor, or 8
+// channels of two rows of it, with 8 of the other. Both operands come from shared memory by ldmatrix.trans, since there
+// pixels lie as rows of channels. Rows stream by: each row of input meets the rows of grad_output that its three tap
+// rows reach, which wait in registers, so that each element is read from memory once and from shared memory once
+// (grad_output) or once for each s (input).
+//
+//   block   16 channels of both tensors (a group of 32 or 64; in groups of 64 half of its output channels), over the
+//           pixels of a slice, which its teams share
+//   slice   walks, each team of the block every `teams`th of them
+//   walk    of a team: `run_rows` rows of grad_output of one segment of 4 octets of columns, of two of 2 octets or of
+//           four of 1 octet. A segment is a whole image, or a strip of one that is wider than 32
+//   team    one warp; in groups of 32 and 64 as many as there are tiles of 16 x 16 channels, which share a ring of rows
+//   warp    9 taps x 16 input x 16 output channels of a group; of smaller groups only the products of planes with
+//           themselves
+//
+//     octet 0 | octet 1   octet 2 | octet 3         step i of a walk from row p on, in stride 1:
+//     q..q+7  | q+8..     q+16..  | q+24..q+31        grad_output row p+i    by tap row 0 |
+//     --- one mma ---     ---- the next ----          grad_output row p+i-1  by tap row 1 |  meets input row p+i-1
+//                                                     grad_output row p+i-2  by tap row 2 |
+//
+//     and in stride 2 grad_output row p+i, which meets the input rows 2(p+i)-1 by tap row 0 and 2(p+i) by tap row 1,
+//     and grad_output row p+i-1, which meets the former by tap row 2
+//
+// At the end of its slice a block adds up its teams, in order, through shared memory, and writes the sums: the results
+// if there is one slice, else to the workspace, where a second kernel adds the slices. How a problem is cut depends on
+// its shape alone, and there are no atomics: equal inputs give equal bits, on every GPU.
+//
+// Shared memory. Each team has a ring of stages of its own. A stage holds rows as planes of 8 channels, of a vector of
+// 16 bytes for each column. The 8 columns that ldmatrix reads at a time are consecutive, so they fill all banks; planes
+// begin where the 8 vectors that a quarter of a warp copies, of consecutive columns and all planes, do too. In stride 2
+// the even and the odd columns of a plane are apart, so that columns of a tap are consecutive again.
+//
+// Synchronisation. Once per step, for a team: the copies that its threads waited for are visible to all, and all are
+// done with the step before, whose stage is filled anew. At the end, for half of the accumulators of 16 output channels
+// at a time: the rings, or the sums before, are no longer read; the sums of all teams are written. Then: the totals
+// are.
+//
+// Padding is absent, not multiplied by zero, so that an infinity reaches only weights whose windows contain it. Rows
+// outside are skipped: by branches, or by taking back the half of an mma that concerns one. Of columns that are not
+// there both operands are zero: a lane whose column has no partner in the other tensor has ldmatrix read a zero of the
+// stage's instead of input, and clears it in the register that holds it of grad_output. Products of groups of 4 with
+// their neighbours land in sums that nobody reads.
+//
+// Limits: sm_80, as many input as output channels, in multiples of 8, 16-byte aligned, fewer than 2^30 output pixels.
+// At most 57 KB of shared memory.
 #include "mma_wgrad_store.h"
 
 namespace resnext::cuda::mma_wgrad {

@@ -5,7 +5,9 @@
 namespace resnext::cuda::mma_wgrad {
 
 // What a warp has of the image in the current walk, as byte offsets in a stage, and masks. Lane 8 * m + i gives
-// ldmatrix column i of matrix m: planes 0 and 1 of the first octet of a pair, then of the second.
+// ldmatrix column i of matrix m: both octets of a pair in plane 0, then in plane 1. The input of groups of 16 and more,
+// which is the first operand of mma, has its matrices in another order: both planes of the first octet, then of the
+// second.
 struct Tile {
   int input[octets / 2][taps];  // of the column that tap s reads, or of a zero
   int grad[octets / 2];         // of the column of grad_output, or of a zero

@@ -42,9 +42,8 @@ struct NoBarrierBeforeResults : cuda::mma_wgrad::Sync {
 // What the kernel is told about images of grad_output of a block's channels, in one slice.
 template <class Gw>
 MmaWgrad told(int64_t images, int64_t rows, int64_t columns) {
-  constexpr int64_t groups = Gw::channels / Gw::width, stride = Gw::stride;
-  const ConvShape shape{
-      images, Gw::channels, stride * rows, stride * columns, Gw::channels, 3, 3, groups, stride, stride, 1, 1, 1, 1};
+  constexpr int64_t c = Gw::channels, t = Gw::stride;
+  const ConvShape shape{images, c, t * rows, t * columns, c, 3, 3, c / Gw::width, t, t, 1, 1, 1, 1};
   MmaWgrad g = cuda::mma_wgrad::cut<Gw>(shape);
   g.slices = 1;
   g.slice_walks = g.walks;
