@@ -26,7 +26,16 @@ def rows_launch(width, source, result, tiles, images):
     rows, columns = (min(a, b) for a, b in zip(source, result, strict=True))
     runs, strips = -(-rows // 7), -(-columns // (7 * tiles))
     return {
-        **{"bias": 0, "turned": 0, "channels": 32, "channel_blocks": 1, "runs": runs, "strips": strips},
+        **{
+            "bias": 0,
+            "turned": 0,
+            "scale": 0,
+            "relu": 0,
+            "channels": 32,
+            "channel_blocks": 1,
+            "runs": runs,
+            "strips": strips,
+        },
         **{"weight_s": 1, "weight_r": 3, "weight_source": 9, "weight_result": 9 * width, "weight_group": 9 * width**2},
         **{"segments": images * strips * runs, "run_rows": -(-rows // runs)},
         **{"rows": source[0], "columns": source[1], "result_rows": result[0], "result_columns": result[1]},
@@ -99,7 +108,7 @@ def tiles_launch(kind, images, rows, columns):
     """What launch_tiles of rows_nchw.h gives its kernel for one group, by the source's size."""
     values = told("Plan", f"rows_nchw/plan/{kind}", images, rows, columns)
     assert values["groups"] == values["image_blocks"] == values["strips"] == values["runs"] == 1  # one block
-    return {**values, "bias": 0}
+    return {**values, "bias": 0, "scale": 0}
 
 
 def tiles_kernels():
