@@ -35,9 +35,9 @@ def problems(kernel: Kernel) -> list[str]:
     wanted = min(int(most), cubins.ARCHITECTURES[kernel.architecture].threads // kernel.threads)
     if blocks < wanted:
         found.append(f"{blocks} blocks fit into a multiprocessor with {kernel.registers} registers, not {wanted}")
-    has_cp_async = int(kernel.architecture.removeprefix("sm_")) >= 80
+    newer = {"LDGSTS", "LDSM", "HMMA"} if kernel.architecture == "sm_75" else set()  # than this architecture's code
     for name in budget["uses"].split():
-        if not kernel.instructions[name] and (has_cp_async or name != "LDGSTS"):
+        if not kernel.instructions[name] and name not in newer:
             found.append(f"no {name}, which it promises")
     return found
 

@@ -121,11 +121,10 @@ def test_layers_of_the_networks_have_a_kernel_of_their_own(layer, layout):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("width", GROUP_WIDTHS)
 def test_misaligned_tensors_run_the_generic_kernel(width, stride, misaligned):
-    """In NHWC, where vectors of four channels are read; NCHW takes any address."""
     problem = Problem(2, 32, 5, 6, 32, groups=32 // width, stride=(stride, stride))
     *pair, _, expected = kernels.exact_case("wgrad", problem, "f32")
     strides = kernels.weight_strides(problem, "KCRS")
-    for layout, ran in (("NHWC", "wgrad_generic"), ("NCHW", name_of(width, stride, "NCHW"))):
+    for layout in LAYOUTS:
         arrays = [kernels.flatten(values, "f32", layout) for values in pair]
         arrays[misaligned] = np.concatenate([np.zeros(1, np.float32), arrays[misaligned], np.zeros(3, np.float32)])[
             1:-3
@@ -134,11 +133,35 @@ def test_misaligned_tensors_run_the_generic_kernel(width, stride, misaligned):
         for seed in (1, 2):
             result = np.full(expected.size, np.nan, np.float32)
             common = kernels.shape_of(problem), "f32", layout, *arrays, result, strides, None, seed
-            assert _testing_cuda.wgrad(*common) == ran
+            assert _testing_cuda.wgrad(*common) == "wgrad_generic"
             np.testing.assert_array_equal(result.reshape(expected.shape), expected)
-            if ran == "wgrad_generic":
-                with pytest.raises(ValueError, match="activations are not 16-byte aligned"):
-                    _testing_cuda.wgrad(*common, name_of(width, stride, layout))
+            with pytest.raises(ValueError, match="activations are not 16-byte aligned"):
+                _testing_cuda.wgrad(*common, name_of(width, stride, layout))
+
+
+# Of every way in which NCHW is copied: whole images of which channels are whole vectors or not, bands of rows that
+# begin in the middle of a sector or not, runs of rows, strips, and elements.
+STREAMED = {
+    "whole": (3, 4, 4),
+    "four_channels_together": (3, 7, 7),
+    "half_sectors": (2, 14, 14),
+    "bands": (2, 28, 28),
+    "runs": (3, 40, 56),
+    "strips": (1, 9, 124),
+    "elements": (2, 9, 29),
+    "strips_of_elements": (1, 7, 121),
+}
+
+
+@pytest.mark.parametrize("case", STREAMED)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("width", GROUP_WIDTHS)
+def test_ways_to_stream_nchw(width, stride, case):
+    n, h, w = STREAMED[case]
+    channels = 32 + width  # the last block is not full
+    problem = Problem(n, channels, h, w, channels, groups=channels // width, stride=(stride, stride))
+    check_exact("wgrad", problem, "f32", "NCHW", threads=2)
+    check_grad_bias(problem, "f32", "NCHW")
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -152,14 +175,15 @@ def test_random_problems(problem, layout, weight, seed):
     check_exact("wgrad", problem, "f32", layout, weight, threads=seed)
 
 
-def probe(name, seed):
-    values = np.random.default_rng(6).standard_normal(2 * 32 * 9 * 30).astype(np.float32)
+def probe(layout, name, seed):
+    values = np.random.default_rng(6).standard_normal(2 * 32 * 9 * 28).astype(np.float32)
     output = np.zeros(32 * (8 * 9 + 1), np.float32)
-    _testing_cuda.probe(f"rows_wgrad/{name}", values, output, seed)
+    _testing_cuda.probe(f"rows_wgrad/{layout}/{name}", values, output, seed)
     return output
 
 
 @pytest.mark.parametrize("seed", range(1, 9))
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
 @pytest.mark.parametrize(
     "bug",
     [
@@ -171,8 +195,8 @@ def probe(name, seed):
         "no_barrier_before_results",
     ],
 )
-def test_missing_synchronisation_gives_a_wrong_result(bug, seed):
-    correct = probe("none", seed)
+def test_missing_synchronisation_gives_a_wrong_result(bug, layout, seed):
+    correct = probe(layout, "none", seed)
     assert np.isfinite(correct).all()
-    np.testing.assert_array_equal(correct, probe("none", 1))
-    assert (probe(bug, seed) != correct).any()
+    np.testing.assert_array_equal(correct, probe(layout, "none", 1))
+    assert (probe(layout, bug, seed) != correct).any()

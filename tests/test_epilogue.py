@@ -21,6 +21,8 @@ CASES = {
     },
     **{f"width_{w}": Problem(2, 2 * w, 5, 14, 2 * w, groups=2) for w in (3, 12, 16, 24, 32)},
     "outputs": Problem(1, 12, 5, 9, 24, groups=3, stride=(2, 2)),
+    "whole_lines": Problem(1, 8, 5, 28, 8, groups=2),
+    "whole_planes": Problem(5, 16, 7, 7, 16, groups=2),
     "one_pixel": Problem(1, 8, 1, 1, 8, groups=2),
     **{name: edge_cases[name] for name in ("odd_map_stride_2", "more_outputs")},
 }

@@ -26,7 +26,16 @@ def rows_launch(width, source, result, tiles, images):
     rows, columns = (min(a, b) for a, b in zip(source, result, strict=True))
     runs, strips = -(-rows // 7), -(-columns // (7 * tiles))
     return {
-        **{"bias": 0, "turned": 0, "channels": 32, "channel_blocks": 1, "runs": runs, "strips": strips},
+        **{
+            "bias": 0,
+            "turned": 0,
+            "scale": 0,
+            "relu": 0,
+            "channels": 32,
+            "channel_blocks": 1,
+            "runs": runs,
+            "strips": strips,
+        },
         **{"weight_s": 1, "weight_r": 3, "weight_source": 9, "weight_result": 9 * width, "weight_group": 9 * width**2},
         **{"segments": images * strips * runs, "run_rows": -(-rows // runs)},
         **{"rows": source[0], "columns": source[1], "result_rows": result[0], "result_columns": result[1]},
@@ -47,37 +56,59 @@ def rows_kernels():
                 yield "rows_nhwc", f"stream_rows<{kind}, {name}, Sync>", count, 65536, integers
 
 
+def fields_of(struct, text, kinds):
+    """The names and types of a struct of numbers."""
+    body = re.search(rf"struct {struct} \{{\n(.*?)\n\}};", text, re.S)[1]
+    for kind, names in re.findall(r"^  (\w+)\b([^;]*);", body, re.M):
+        yield from ((name.strip(), kinds[kind]) for name in names.split(","))
+
+
 def struct_fields(struct):
     """{field: (offset, type)} of a struct that is a kernel's only parameter, and its size."""
     text = (cubins.ROOT / "csrc/cuda" / STRUCTS[struct]).read_text()
     body = re.search(rf"struct {struct} \{{\n(.*?)\n\}};", text, re.S)[1]
-    kinds = {"float": ("pointer", "u8"), "int64_t": ("u64", "u8"), "int": ("u32", "u4"), "bool": ("u8", "u1")}
+    kinds = {
+        "float": ("pointer", "u8"),
+        "void": ("pointer", "u8"),
+        "int64_t": ("u64", "u8"),
+        "int": ("u32", "u4"),
+        "bool": ("u8", "u1"),
+    }
     found = {}
     for kind, names in re.findall(r"^  (?:const )?(\w+)\b([^;]*);", body, re.M):
         for name in (name.strip(" *") for name in names.split(",")):
+            if kind == "Stream":
+                found |= {f"{name}.{field}": type_ for field, type_ in fields_of("Stream", text, kinds)}
+                continue
             parts = (f"{name}.value", f"{name}.inverse") if kind == "Divisor" else (name,)
             found |= {part: kinds["int" if kind == "Divisor" else kind] for part in parts}
     layout = np.dtype([(name, size) for name, (_, size) in found.items()], align=True)
     return {name: (layout.fields[name][1], kind) for name, (kind, _) in found.items()}, layout.itemsize
 
 
-# The structs that kernels take, known by their sizes.
+# The structs that kernels take, and where they stand.
 STRUCTS = {"Rows": "rows_nhwc_load.h", "Plan": "rows_nchw_plan.h", "Wgrad": "rows_wgrad_load.h"}
+STRUCTS |= {"MmaWgrad": "mma_wgrad_load.h"}
 
 
-def tiles_launch(kind, images, rows, columns):
-    """What launch_tiles of rows_nchw.h gives its kernel for one group, by the source's size."""
-    fields, size = struct_fields("Plan")
+def told(struct, probe, *sizes):
+    """The integers that a probe says its kernel is told, by the struct's fields."""
+    fields, size = struct_fields(struct)
     told = np.zeros(size, np.uint8)
-    _testing_cuda.probe(f"rows_nchw/plan/{kind}", np.array([images, rows, columns], np.float32), told)
+    _testing_cuda.probe(probe, np.array(sizes, np.float32), told)
     types = {"u64": np.uint64, "u32": np.uint32, "u8": np.uint8}
-    values = {
+    return {
         name: int(told[at : at + types[kind]().itemsize].view(types[kind])[0])
         for name, (at, kind) in fields.items()
         if kind != "pointer"
     }
+
+
+def tiles_launch(kind, images, rows, columns):
+    """What launch_tiles of rows_nchw.h gives its kernel for one group, by the source's size."""
+    values = told("Plan", f"rows_nchw/plan/{kind}", images, rows, columns)
     assert values["groups"] == values["image_blocks"] == values["strips"] == values["runs"] == 1  # one block
-    return {**values, "bias": 0}
+    return {**values, "bias": 0, "scale": 0}
 
 
 def tiles_kernels():
@@ -90,36 +121,30 @@ def tiles_kernels():
                 yield "rows_nchw", f"stream_tiles<{kind}, Sync>", count, 65536, integers
 
 
-def wgrad_launch(width, stride, layout, images, grad_rows, grad_columns):
-    """The threads of a block of rows_wgrad.h and what it is told, for the channels of one block in one slice."""
-    rows, columns = stride * grad_rows, stride * grad_columns
-    tiles = 4 if width == 32 or (stride == 2 and (width < 16 or layout == "Nchw")) else 8
-    segment_tiles = 1
-    while segment_tiles < tiles and 7 * segment_tiles < grad_columns:
-        segment_tiles *= 2
-    channels, k_lanes, c_lanes = (16 if width == 16 else 32), (4 if width == 16 else 8), (8 if width < 16 else 4)
-    tile_threads = k_lanes * min(width, 16) // 2
-    threads = tile_threads * segment_tiles  # that load a segment
-    strips = -(-grad_columns // (7 * segment_tiles))
-    walks = -(-images * strips * segment_tiles // tiles)
-    pixel = channels if layout == "Nhwc" else 1
-    steps = {"step": threads // c_lanes * channels, "grad_step": threads // k_lanes * channels}
-    planes = {"step": threads // 8 * rows * columns, "grad_step": threads // 8 * grad_rows * grad_columns}
-    return tile_threads * tiles, {
-        **{"weight_k": 9 * width, "weight_c": 9, "weight_r": 3, "weight_s": 1, "channels_closer": 0},
-        **{"channels": channels, "channel_blocks": 1, "segments": images * strips, "strips": strips, "runs": 1},
-        **{"rows": rows, "columns": columns, "grad_rows": grad_rows, "grad_columns": grad_columns},
-        **{"run_rows": grad_rows, "segment_tiles": segment_tiles, "walks": walks, "slices": 1, "slice_walks": walks},
-        **{"row": columns * pixel, "grad_row": grad_columns * pixel, **(steps if layout == "Nhwc" else planes)},
+def wgrad_launch(width, stride, layout, images, rows, columns):
+    """The threads of a block of wgrad_rows, and what launch_wgrad gives it for one block, by the input's size."""
+    fields, size = struct_fields("Wgrad")
+    told = np.zeros(8 + size, np.uint8)
+    sizes = np.array([images, rows, columns], np.float32)
+    _testing_cuda.probe(f"rows_wgrad/plan/{layout.lower()}/{stride}/{width}", sizes, told)
+    types = {"u64": np.uint64, "u32": np.uint32, "u8": np.uint8}
+    values = {
+        name: int(told[8 + at : 8 + at + types[kind]().itemsize].view(types[kind])[0])
+        for name, (at, kind) in fields.items()
+        if kind != "pointer"
     }
+    assert values["channel_blocks"] == values["slices"] == 1
+    return int(told[:8].view(np.int64)[0]), values
 
 
 def wgrad_kernels():
-    """Rows for CORRECT: two images, borders on all sides, and a tile cut off."""
+    """Rows for CORRECT: borders on all sides, a tile cut off, and more steps than the ring has stages."""
     for width in (4, 8, 16, 32):
         for stride in (1, 2):
             for layout in ("Nhwc", "Nchw"):
-                threads, integers = wgrad_launch(width, stride, layout, 2, 2, 9 if layout == "Nhwc" else 7)
+                threads, integers = wgrad_launch(
+                    width, stride, layout, 2 if layout == "Nhwc" else 4, 2 * stride, 8 * stride
+                )
                 yield (
                     f"rows_wgrad_{layout.lower()}",
                     f"wgrad_rows<{width}, {stride}, {layout}, Sync>",
@@ -127,6 +152,15 @@ def wgrad_kernels():
                     65536,
                     integers,
                 )
+
+
+def mma_wgrad_kernels():
+    """Rows for CORRECT: two images of three rows, borders on all sides, in one segment each or side by side."""
+    for kind in ("8, 1", "16, 1", "8, 2", "16, 2", "32, 1", "32, 2"):
+        for columns in (7, 18) if "16" in kind else (7,):
+            threads = 256 if "32" in kind else 128
+            integers = told("MmaWgrad", f"mma_wgrad/plan/{kind}", 2, 3, columns)
+            yield "mma_wgrad_f16", f"wgrad_mma<f16, {kind}, Sync>", threads, 65536, integers
 
 
 # Source, kernel, threads, bytes of dynamic shared memory, integers among the parameters: by index or, if the parameter
@@ -140,6 +174,7 @@ CORRECT = [
     *rows_kernels(),
     *tiles_kernels(),
     *wgrad_kernels(),
+    *mma_wgrad_kernels(),
 ]
 # The test of the test: the same kernels with one fault each.
 FAULTY_ROWS = {
@@ -147,9 +182,11 @@ FAULTY_ROWS = {
     "Spread<8>": rows_launch(8, (4, 30), (8, 60), tiles=4, images=1),
 }
 ROWS_FAULTS = ("NoBarrierAfterWeights", "NoSyncwarp", "NoAsyncWait", "AsyncWaitTooLax")
-FAULTY_WGRAD = wgrad_launch(8, 1, "Nhwc", 1, 4, 30)
+FAULTY_WGRAD = {layout: wgrad_launch(8, 1, layout, 1, 4, 28) for layout in ("Nhwc", "Nchw")}
 WGRAD_FAULTS = ("NoAsyncWait", "AsyncWaitTooLax", "NoBarrierAfterRow", "NoBarrierBeforeSums", "NoBarrierAfterSums")
 WGRAD_FAULTS += ("NoBarrierBeforeResults",)
+# A team of one warp has its lanes meet at every ldmatrix and mma, so there the checker does not miss the barrier.
+MMA_WGRAD_FAULTS = [("32, 1" if fault == "NoBarrierAfterRow" else "8, 1", fault) for fault in WGRAD_FAULTS]
 TILES_FAULTS = ("NoAsyncWait", "AsyncWaitTooLax", "NoBarrierAtStage", "NoBarrierBeforeResults", "NoSyncwarp")
 FAULTS = [
     ("bug_probes", "tiles<no_barrier_before_reading>", "potential_race"),
@@ -159,7 +196,12 @@ FAULTS = [
     ("bug_probes", "async_tiles<async_wait_too_lax>", "potential_race"),
     ("bug_probes", "neighbours<no_syncwarp>", "potential_race"),
     ("bug_probes", "barriers<barrier_in_a_branch>", "not_wellsynced"),
-    *(("rows_wgrad_bugs", f"wgrad_rows<8, 1, Nhwc, {fault}>", "potential_race") for fault in WGRAD_FAULTS),
+    *(
+        ("rows_wgrad_bugs", f"wgrad_rows<8, 1, {layout}, {fault}>", "potential_race")
+        for layout in FAULTY_WGRAD
+        for fault in WGRAD_FAULTS
+    ),
+    *(("mma_wgrad_bugs", f"wgrad_mma<f16, {kind}, {fault}>", "potential_race") for kind, fault in MMA_WGRAD_FAULTS),
     *(("rows_nchw_bugs", f"stream_tiles<Gw<16, 2>, {fault}>", "potential_race") for fault in TILES_FAULTS),
     *(
         ("rows_bugs", f"stream_rows<{kind}, Wide, {fault}>", "potential_race")
@@ -196,7 +238,7 @@ def places(entry):
     _, symbol, types = entry
     for struct in STRUCTS:
         fields, size = struct_fields(struct)
-        if types == [f"b8[{size}]"]:
+        if types == [f"b8[{size}]"] and f"{len(struct)}{struct}E" in symbol:
             place = {"parameter": f"{symbol}_param_0"}
             return {name: ({**place, "offset": at}, kind) for name, (at, kind) in fields.items()}
     return {i: ({"parameter": f"{symbol}_param_{i}"}, kind) for i, kind in enumerate(types)}
@@ -250,7 +292,11 @@ def test_faults_are_found(entries, tmp_path, source, name, verdict):
     elif source == "rows_nchw_bugs":
         threads, shared, integers = 128, 65536, tiles_launch("Gw<16, 2>", 1, 4, 28)
     elif source == "rows_wgrad_bugs":
-        (threads, integers), shared = FAULTY_WGRAD, 65536
+        (threads, integers), shared = next(v for k, v in FAULTY_WGRAD.items() if k in name), 65536
+    elif source == "mma_wgrad_bugs":
+        kind = re.search(r"f16, (\d+, 1)", name)[1]
+        threads, shared = 256 if kind == "32, 1" else 128, 65536
+        integers = told("MmaWgrad", f"mma_wgrad/plan/{kind}", 1, 7 if kind == "32, 1" else 28, 7)
     for answer in verify(entries[source, name], tmp_path, threads, shared, integers):
         assert answer["result"] == verdict, answer["diagnostics"]
 
@@ -259,6 +305,11 @@ def test_faults_are_found(entries, tmp_path, source, name, verdict):
 NOT_VERIFIED = {
     f"stream_tiles<{kind}, Sync>": "the code of the other widths, in too many threads and channels to be run in time"
     for kind in ("Gw<32, 1>", "Gw<32, 2>", "Spread<32>")
+}
+NOT_VERIFIED |= {
+    f"wgrad_mma<{dtype}, {width}, {stride}, Sync>": "the code of f16, in groups of 8 or of 32, but for where results go"
+    for stride in (1, 2)
+    for dtype, width in (("f16", 4), ("f16", 64), *(("bf16", width) for width in (4, 8, 16, 32, 64)))
 }
 
 

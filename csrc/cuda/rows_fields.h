@@ -36,6 +36,12 @@ Fields rows_fields(const FpropArgs& args) {
   g.columns = static_cast<int>(shape.w);
   g.result_rows = static_cast<int>(shape.p());
   g.result_columns = static_cast<int>(shape.q());
+  if (args.problem.fused) {
+    g.relu = args.epilogue.relu;
+    g.scale = static_cast<const float*>(args.epilogue.scale);
+    g.shift = static_cast<const float*>(args.epilogue.shift);
+    g.residual = static_cast<const float*>(args.epilogue.residual);
+  }
   return g;
 }
 

@@ -10,10 +10,9 @@
 // the tensors read and written; one kernel does all of it.
 //
 //   block  a group x some rows of an image, or some small images x several warps
-//   warp   4 or 8 result channels x 32 tiles; `tile_warps` warps side by side, and as many for each part of the
-//   channels lane   4 or 8 channels x a tile of 7 columns, in 28 or 56 registers. Dgrad at stride 2: 4 channels x 2
-//   rows x 14
-//          columns, the tile being 7 columns of grad_output, in 112.
+//   warp   4 or 8 result channels x 32 tiles; `tile_warps` warps side by side, as many for each part of the channels
+//   lane   4 or 8 channels x a tile of 7 columns, in 28 or 56 registers. Dgrad at stride 2: 4 channels x 2 rows x 14
+//          columns, the tile being 7 columns of grad_output, in 112
 //
 //       columns    0..6  | 7..13 | ..           tiles are numbered along rows: in maps of 7, 14, 28 or 56 columns
 //       row 0     tile 0  tile 1   ..           tile i starts at pixel 7 * i
@@ -159,7 +158,10 @@ __global__ void __launch_bounds__(K::threads, K::resident_threads / K::threads) 
     stage = (stage + 1) % K::stages;
   }
   Sync::operands_done();
-  if (works) write<K, Sync>(g, place, tile, sums, first_result, smem.results[warp]);
+  if (works && K::spread == 1 && g.scale)
+    write<K, Sync, true>(g, place, tile, sums, first_result, smem.results[warp]);
+  else if (works)
+    write<K, Sync, false>(g, place, tile, sums, first_result, smem.results[warp]);
 }
 
 template <class K, class Sync = Sync>

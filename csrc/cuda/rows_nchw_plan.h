@@ -88,6 +88,8 @@ struct Plan {
   bool planes;  // the block reads whole planes, which lie behind one another in memory
   bool whole;   // a warp has whole planes of the result
   bool turned;  // the taps act turned by 180 degrees
+  bool relu;    // the Epilogue of a fused fprop, else false and null
+  const float *scale, *shift, *residual;
 };
 
 inline int up(int64_t value, int multiple) { return static_cast<int>(blocks_for(value, multiple) * multiple); }

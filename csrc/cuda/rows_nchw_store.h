@@ -66,18 +66,43 @@ __device__ __forceinline__ void stage_row(float* to, Value value, int owned, boo
   }
 }
 
-template <int vector>
-__device__ __forceinline__ void move(float* to, const float* from) {
-  if constexpr (vector == 4)
-    *reinterpret_cast<float4*>(to) = *reinterpret_cast<const float4*>(from);
-  else
-    *to = *from;
+// From shared memory to the result, with what follows scale and shift in a fused fprop.
+template <int vector, bool fused>
+__device__ __forceinline__ void move(const Plan& g, float* to, const float* from) {
+  using Vector = std::conditional_t<vector == 4, float4, float>;
+  struct alignas(Vector) {
+    float value[vector];
+  } sums, residual;
+  reinterpret_cast<Vector&>(sums) = *reinterpret_cast<const Vector*>(from);
+  if constexpr (fused) {
+    if (g.residual)
+      reinterpret_cast<Vector&>(residual) = *reinterpret_cast<const Vector*>(g.residual + (to - g.result));
+#pragma unroll
+    for (int i = 0; i < vector; ++i) {
+      if (g.residual) sums.value[i] += residual.value[i];
+      if (g.relu && sums.value[i] < 0) sums.value[i] = 0;  // NaN stays
+    }
+  }
+  *reinterpret_cast<Vector*>(to) = reinterpret_cast<const Vector&>(sums);
+}
+
+// Scale and shift of a fused fprop, of the sums from `k` on that are staged in one round. Result channels count from
+// the group's first.
+template <class K>
+__device__ __forceinline__ void scale_and_shift(const Plan& g, const Place& place, Sums<K>& sums, int channel, int k) {
+#pragma unroll
+  for (int i = 0; i < round_channels<K>; ++i) {
+    const int64_t at = place.group * K::width + channel + k + i;
+    const float scale = g.scale[at], shift = g.shift[at];
+    for (auto& row : sums)
+      for (auto& column : row) column[k + i] = column[k + i] * scale + shift;
+  }
 }
 
 // For warps with whole planes: a round's channels are staged as they lie in memory, image behind image with a gap.
-template <class K, class Sync>
-__device__ __forceinline__ void write_planes(const Plan& g, const Place& place, const Tile<K>& tile,
-                                             const Sums<K>& sums, int channel, float* staged) {
+template <class K, class Sync, bool fused>
+__device__ __forceinline__ void write_planes(const Plan& g, const Place& place, const Tile<K>& tile, Sums<K>& sums,
+                                             int channel, float* staged) {
   constexpr int channels = round_channels<K>;
   const int lane = threadIdx.x % warp_lanes, warp = threadIdx.x / warp_lanes % K::tile_warps;
   const int warp_images = warp_lanes / g.image_tiles.value, first = warp * warp_images;
@@ -89,6 +114,7 @@ __device__ __forceinline__ void write_planes(const Plan& g, const Place& place, 
   const int odd = K::spread == 2 ? lane / 8 % 2 : 0;  // these take their rows in turned order, from other banks
 #pragma unroll
   for (int k = 0; k < K::lane_results; k += channels) {
+    if constexpr (fused) scale_and_shift<K>(g, place, sums, channel, k);
     Sync::warp();
 #pragma unroll
     for (int i = 0; i < channels * K::spread; ++i) {
@@ -106,16 +132,16 @@ __device__ __forceinline__ void write_planes(const Plan& g, const Place& place, 
       float* to = place.result + ((first + image) * g.channels + channel + k) * g.result_plane;
       const float* from = staged + image * pitch;
       if (floats % 4 == 0)
-        for (int at = 4 * lane; at < floats; at += 4 * warp_lanes) move<4>(to + at, from + at);
+        for (int at = 4 * lane; at < floats; at += 4 * warp_lanes) move<4, fused>(g, to + at, from + at);
       else
-        for (int at = lane; at < floats; at += warp_lanes) move<1>(to + at, from + at);
+        for (int at = lane; at < floats; at += warp_lanes) move<1, fused>(g, to + at, from + at);
     }
   }
 }
 
 // For all others: staged tile behind tile, which in full rows of whole tiles is as in memory.
-template <class K, class Sync, int vector>
-__device__ __forceinline__ void write_tiles(const Plan& g, const Place& place, const Tile<K>& tile, const Sums<K>& sums,
+template <class K, class Sync, bool fused, int vector>
+__device__ __forceinline__ void write_tiles(const Plan& g, const Place& place, const Tile<K>& tile, Sums<K>& sums,
                                             int channel, float* staged) {
   constexpr int columns = result_columns<K>, segment = warp_lanes * columns, channels = round_channels<K>;
   const int lane = threadIdx.x % warp_lanes;
@@ -128,6 +154,7 @@ __device__ __forceinline__ void write_tiles(const Plan& g, const Place& place, c
   float* result = place.result + channel * g.result_plane;
 #pragma unroll
   for (int k = 0; k < K::lane_results; k += channels) {
+    if constexpr (fused) scale_and_shift<K>(g, place, sums, channel, k);
     Sync::warp();
 #pragma unroll
     for (int i = 0; i < channels * K::spread; ++i) {
@@ -143,21 +170,21 @@ __device__ __forceinline__ void write_tiles(const Plan& g, const Place& place, c
       if (at >= segment || column >= owner_columns) continue;
 #pragma unroll
       for (int i = 0; i < channels * K::spread; ++i)
-        if (K::spread == 1 || i < owner_rows) move<vector>(result + to + i * step, staged + i * segment + at);
+        if (K::spread == 1 || i < owner_rows) move<vector, fused>(g, result + to + i * step, staged + i * segment + at);
     }
     result += channels * g.result_plane;
   }
 }
 
-template <class K, class Sync>
-__device__ __forceinline__ void write(const Plan& g, const Place& place, const Tile<K>& tile, const Sums<K>& sums,
+template <class K, class Sync, bool fused>
+__device__ __forceinline__ void write(const Plan& g, const Place& place, const Tile<K>& tile, Sums<K>& sums,
                                       int channel, float* staged) {
   if (g.whole)
-    write_planes<K, Sync>(g, place, tile, sums, channel, staged);
+    write_planes<K, Sync, fused>(g, place, tile, sums, channel, staged);
   else if (g.result_columns % (4 * tile_columns) == 0)
-    write_tiles<K, Sync, 4>(g, place, tile, sums, channel, staged);
+    write_tiles<K, Sync, fused, 4>(g, place, tile, sums, channel, staged);
   else
-    write_tiles<K, Sync, 1>(g, place, tile, sums, channel, staged);
+    write_tiles<K, Sync, fused, 1>(g, place, tile, sums, channel, staged);
 }
 
 }  // namespace resnext::cuda::rows_nchw

@@ -138,7 +138,10 @@ __device__ __forceinline__ void gather_walk(const Rows& g, int64_t first_segment
     }
     if (i % Gw::stride == 0) {  // row i was the last of result row p, counted from two before the run's first
       if (i >= 2) {
-        if (p < g.result_rows) store_row(sums[0], tile.result, g.channels, tile.owned);
+        if (p < g.result_rows) {
+          if (g.scale) apply_epilogue(g, sums[0], tile, first_channel + 4 * tile.vector);
+          store_row(sums[0], tile.result, g.channels, tile.owned);
+        }
         tile.result += g.result_columns * g.channels;
         ++p;
       }

@@ -76,6 +76,8 @@ struct Rows {
   int64_t channels, channel_blocks, segments, strips, runs;
   int rows, columns, result_rows, result_columns, run_rows;
   bool turned;
+  bool relu;  // the Epilogue of a fused fprop, else false and null
+  const float *scale, *shift, *residual;
 };
 
 // What keeps the lanes in order; a parameter of the kernel so that tests can leave one out.

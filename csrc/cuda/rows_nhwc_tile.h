@@ -56,6 +56,31 @@ __device__ __forceinline__ Tile tile_of(const Rows& g, int64_t first_segment, in
   return tile;
 }
 
+// What follows the sums of a result row in a fused fprop. `channel`: the lane's first.
+template <int columns>
+__device__ __forceinline__ void apply_epilogue(const Rows& g, float (&row)[columns][4], const Tile& tile,
+                                               int64_t channel) {
+  const float* residual = g.residual ? g.residual + (tile.result - g.result) : nullptr;
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    if (tile.owned <= 0) continue;
+    const float scale = g.scale[channel + k], shift = g.shift[channel + k];
+#pragma unroll
+    for (int i = 0; i < columns; ++i) row[i][k] = row[i][k] * scale + shift;
+  }
+#pragma unroll
+  for (int i = 0; i < columns; ++i) {
+    if (i >= tile.owned) continue;
+    float other[4] = {};
+    if (residual) unpack(other, *reinterpret_cast<const float4*>(residual + i * g.channels));
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      row[i][k] += other[k];
+      if (g.relu && row[i][k] < 0) row[i][k] = 0;  // NaN stays
+    }
+  }
+}
+
 // Four channels of the source columns of a tile, from its stage of the ring.
 template <class Gw, int columns>
 __device__ __forceinline__ void load_columns(float (&x)[columns][4], const float4 (*stage)[Gw::part_vectors],

@@ -1,5 +1,5 @@
 #pragma once
-// Row-streaming wgrad in float, NHWC, 3x3, padding 1, groups of 4, 8, 16 or 32 channels, stride t = 1 or 2.
+// Row-streaming wgrad in float, 3x3, padding 1, groups of 4, 8, 16 or 32 channels, stride t = 1 or 2.
 //
 //   grad_weight[k,c,r,s] = sum over n,p,q of grad_output[n,p,q,k] * input[n,t*p+r-1,t*q+s-1,c]
 //   grad_bias[k]         = sum over n,p,q of grad_output[n,p,q,k]
@@ -8,11 +8,11 @@
 // shared memory; there each row of input is multiplied with the rows of grad_output that it meets by the three tap
 // rows, so that both tensors are read once. The sums stay in registers all the way.
 //
-//   block   the weights of 32 output channels (16 for groups of 16) with the input channels of their groups (for groups
-//           of 32: with half of them), over the pixels of a slice
+//   block   the weights of 32 output channels (16 for groups of 16) with the input channels of their groups, over
+//           the pixels of a slice
 //   slice   walks, one after the other. A walk is `segments` strips of an image, `run_rows` rows of grad_output each,
 //           side by side; a segment has 1, 2, 4 or 8 tiles of 7 columns, a walk 8 or 4 tiles in all
-//   tile    8 to 64 threads, which have all sums of the block for the tile's columns
+//   tile    16 to 128 threads, which have all sums of the block for the tile's columns
 //   thread  4 output channels x 2 input channels x 9 taps, in 72 registers
 //
 //       columns   q..q+6 | ..     | ..     | ..         step p:  grad_output row p   (in stride 1)
@@ -35,21 +35,32 @@
 // by predicates. So an infinity reaches only weights whose windows contain it. A tile that the map does not fill takes
 // a path with a test of each column.
 //
-// Limits: whole vectors of 4 channels, fewer than 2^30 output pixels. At most 52 KB of shared memory.
-#include "rows_wgrad_store.h"
+// All of this is so in NHWC. In NCHW the slices, the sums of a thread and what becomes of them are the same, but a step
+// brings a few rows and a thread's tiles are in several of them: rows_wgrad_channels.h has that part of the story.
+//
+// Limits: whole vectors of 4 channels at multiples of 16 bytes, fewer than 2^30 output pixels; in NCHW maps of fewer
+// than 2^25 pixels. At most 62 KB of shared memory.
+#include <type_traits>
+
+#include "rows_wgrad_channels.h"
 
 namespace resnext::cuda::rows_wgrad {
 
 // Rows on their way, and the rows in use.
 template <class Gw>
 struct Ring {
-  float4 input[Gw::stages][Gw::stride][Gw::tiles * (Gw::stride * tile_columns + taps - Gw::stride) * Gw::c_pitch];
-  float4 grad[Gw::grad_stages][Gw::tiles * tile_columns * Gw::k_pitch];
+  float4 input[Gw::stages][Gw::stride][Gw::tiles * (Gw::stride * tile_columns + taps - Gw::stride) * Gw::vectors];
+  float4 grad[Gw::grad_stages][Gw::tiles * tile_columns * Gw::vectors];
+};
+
+template <class Gw>
+struct ChannelRing {
+  alignas(16) float lines[ring_floats<Gw>];
 };
 
 template <class Gw>
 union Smem {
-  Ring<Gw> ring;
+  std::conditional_t<Gw::Form::layout == Layout::nhwc, Ring<Gw>, ChannelRing<Gw>> ring;
   Totals<Gw> totals;
 };
 
@@ -67,7 +78,7 @@ __device__ __forceinline__ Tile tile_of(const Wgrad& g, int walk) {
   const int tile = threadIdx.x / Gw::tile_threads, segment_index = tile / g.segment_tiles;
   const int tile_column = tile % g.segment_tiles * tile_columns;
   const Segment segment = segment_of<Gw>(g, walk);
-  const Pair pair = pair_of<Gw>(threadIdx.x % Gw::tile_threads);
+  const Pair pair = Nhwc::pair<Gw>(threadIdx.x % Gw::tile_threads);
   const int channel = pair.k_vector * 4 / Gw::width * Gw::width + 2 * pair.c2, q = segment.column + tile_column;
   Tile at;
   at.y = Gw::stride * segment.row - 1;
@@ -75,8 +86,8 @@ __device__ __forceinline__ Tile tile_of(const Wgrad& g, int walk) {
   at.owned = segment.rows > 0 ? g.grad_columns - q : 0;
   at.left = q > 0;
   at.right = (g.columns - 2 + Gw::stride) / Gw::stride - q;
-  at.input = (segment_index * segment_columns<Gw>(g) + Gw::stride * tile_column) * 2 * Gw::c_pitch + channel / 2;
-  at.grad = tile * tile_columns * Gw::k_pitch + pair.k_vector;
+  at.input = (segment_index * segment_columns<Gw>(g) + Gw::stride * tile_column) * 2 * Gw::vectors + channel / 2;
+  at.grad = tile * tile_columns * Gw::vectors + pair.k_vector;
   return at;
 }
 
@@ -88,11 +99,11 @@ __device__ __forceinline__ void add_row(float (&sums)[taps][2][4], const float2*
   constexpr int inputs = Gw::stride * (tile_columns - 1) + taps;
   float2 x[inputs];
 #pragma unroll
-  for (int i = 0; i < inputs; ++i) x[i] = input[i * 2 * Gw::c_pitch];
+  for (int i = 0; i < inputs; ++i) x[i] = input[i * 2 * Gw::vectors];
 #pragma unroll
   for (int i = 0; i < tile_columns; ++i) {
     if (!whole && i >= tile.owned) continue;
-    const float4 vector = grad[i * Gw::k_pitch];
+    const float4 vector = grad[i * Gw::vectors];
     const float dy[4] = {vector.x, vector.y, vector.z, vector.w};
 #pragma unroll
     for (int s = 0; s < taps; ++s) {
@@ -131,27 +142,27 @@ __device__ __forceinline__ void add_step(Sums& sums, const Wgrad& g, const Ring<
 // Adds a row of grad_output, as it lies in its stage, to what the thread has of the bias.
 template <class Gw>
 __device__ __forceinline__ void add_bias(float4& bias, const float4* row) {
-  constexpr int columns = Gw::tiles * tile_columns, step = Gw::threads / Gw::k_vectors;
-  const int column = threadIdx.x / Gw::k_vectors;
-  row += column * Gw::k_pitch + threadIdx.x % Gw::k_vectors;
+  constexpr int columns = Gw::tiles * tile_columns, step = Gw::threads / Gw::vectors;
+  const int column = threadIdx.x / Gw::vectors;
+  row += column * Gw::vectors + threadIdx.x % Gw::vectors;
 #pragma unroll
   for (int i = 0; i < columns; i += step)
-    if (i + step <= columns || column < columns - i) add(bias, row[i * Gw::k_pitch]);
+    if (i + step <= columns || column < columns - i) add(bias, row[i * Gw::vectors]);
 }
 
 // Sums the pixels of walks [first_walk, end) that the thread's tile has.
 template <class Gw, class Sync>
-__device__ __forceinline__ void walk_rows(const Wgrad& g, int first_walk, int end, const Channels& first,
-                                          Ring<Gw>& ring, Sums& sums, float4& bias) {
+__device__ __forceinline__ void walk_rows(const Wgrad& g, int first_walk, int end, int first_channel, Ring<Gw>& ring,
+                                          Sums& sums, float4& bias) {
   Loader<Gw> loader(first_walk, end);
-  for (int i = 0; i < Gw::ahead; ++i) loader.copy_next(g, first, ring.input[i], ring.grad[i]);
+  for (int i = 0; i < Gw::ahead; ++i) loader.copy_next(g, first_channel, ring.input[i], ring.grad[i]);
   int stage = 0, grad_stage = 0;
   for (int walk = first_walk; walk < end; ++walk) {
     const Tile tile = tile_of<Gw>(g, walk);
     for (int step = 0; step < steps<Gw>(g); ++step) {
       Sync::template copies<Gw::ahead - 1>();
       Sync::row();
-      loader.copy_next(g, first, ring.input[wrapped<Gw::stages>(stage + Gw::ahead)],
+      loader.copy_next(g, first_channel, ring.input[wrapped<Gw::stages>(stage + Gw::ahead)],
                        ring.grad[wrapped<Gw::grad_stages>(grad_stage + Gw::ahead)]);
       if (g.grad_bias && step < g.run_rows) add_bias<Gw>(bias, ring.grad[grad_stage]);
       if (tile.owned >= tile_columns)
@@ -169,14 +180,20 @@ __global__ void __launch_bounds__(Gw<width, stride, Form>::threads, Gw<width, st
     wgrad_rows(Wgrad g) {
   using Gw = Gw<width, stride, Form>;
   auto& smem = dynamic_smem<Smem<Gw>>();
-  const int blocks = g.channel_blocks * Gw::parts, block = blockIdx.x % blocks, slice = blockIdx.x / blocks;
-  const Channels first = channels_of<Gw>(block);
-  const int first_walk = slice * g.slice_walks;
+  const int block = blockIdx.x % g.channel_blocks, slice = blockIdx.x / g.channel_blocks;
+  const int first_channel = block * Gw::channels, first_walk = slice * g.slice_walks;
+  const int end = min(first_walk + g.slice_walks, g.walks);
   Sums sums = {};
-  float4 bias = make_float4(0, 0, 0, 0);
-  walk_rows<Gw, Sync>(g, first_walk, min(first_walk + g.slice_walks, g.walks), first, smem.ring, sums, bias);
-  add_tiles<Gw, Sync>(sums, bias, smem.totals);
-  store_totals(g, slice, block, first, smem.totals);
+  if constexpr (Form::layout == Layout::nhwc) {
+    float4 bias = make_float4(0, 0, 0, 0);
+    walk_rows<Gw, Sync>(g, first_walk, end, first_channel, smem.ring, sums, bias);
+    add_tiles<Gw, Sync>(sums, bias, smem.totals);
+  } else {
+    float bias[own_biases<Gw>] = {};
+    walk_channels<Gw, Sync>(g, first_walk, end, first_channel, smem.ring.lines, sums, bias);
+    add_tiles<Gw, Sync>(sums, bias, smem.totals);
+  }
+  store_totals<Gw>(g, slice, block, smem.totals);
 }
 
 }  // namespace resnext::cuda::rows_wgrad

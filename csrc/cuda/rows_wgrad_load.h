@@ -8,16 +8,35 @@ namespace resnext::cuda::rows_wgrad {
 
 constexpr int taps = 3, tile_columns = 7;
 
+// How a tensor in NCHW streams through shared memory, in floats (rows_wgrad_channels.h).
+struct Stream {
+  int64_t line_floats, jump;  // from one line to the next in memory, from one line of a thread to its next
+  int lines, line;            // lines of a block, channels of a line
+  int lane_bits, together;    // threads that copy a line, a power of two; lines that are copied at a time
+  int stage_jump;             // as jump, in shared memory
+  int mix, mix_pitch;         // lines begin with every `mix`th one, then the ones after these, `mix_pitch` further, ..
+  int chunk, step;            // what a line gets in a step, in shared memory and in memory
+  int row, lead;              // from a row to the next in shared memory; columns before those of the strip
+  int start, ring, pitch;     // of the first line; what a line keeps; from one line to the next
+  int channel;                // from one channel of a line, or of its neighbour, to the next
+  int behind, since;          // steps that a chunk is there before its use; from it to the chunk that is being copied
+  int odd;                    // that odd lines begin earlier
+};
+
 // Pointers, strides and sizes in elements, and how the work is cut.
 struct Wgrad {
   const float *input, *grad_output;
   float *grad_weight, *grad_bias;  // grad_bias may be null
   float* workspace;                // [slice][sums of all blocks, then of the bias]
   int64_t weight_k, weight_c, weight_r, weight_s;
-  int64_t row, grad_row, step, grad_step;  // from a row of an activation tensor, or a thread's column, to the next
+  int64_t row, grad_row, step, grad_step;  // NHWC: from a row of a tensor, or a thread's column, to the next
+  Stream input_stream, grad_stream;        // NCHW
   int channels, rows, columns, grad_rows, grad_columns;
   int channel_blocks, segments, strips, runs, run_rows, segment_tiles;
   int walks, slices, slice_walks;
+  // NCHW: rows of grad_output in a step, and of these in tiles side by side; steps before the first product, of a walk.
+  int band, tile_rows, lag, steps;
+  bool vectors;          // copies are of 16 bytes
   bool channels_closer;  // in the weight's memory, than taps
 };
 
@@ -28,9 +47,9 @@ struct Segment {
 };
 
 // One of the two tensors as a thread copies it in NHWC: one vector of every `step`th column of a segment, which
-// `threads` threads share. `pitch`: vectors from a column to the next in a stage. A segment has `tile` columns for each
+// `threads` threads share. A segment has `tile` columns for each
 // of its tiles, and `halo` more.
-template <class Gw, int vectors, int pitch, int tile, int halo>
+template <class Gw, int vectors, int tile, int halo>
 struct PixelRows {
   const float* next;  // the thread's first column of the next row
   int place;          // of the first in a stage
@@ -44,7 +63,7 @@ struct PixelRows {
     const int vector = threadIdx.x % vectors, at = threadIdx.x % threads / vectors;
     const int64_t pixel = (static_cast<int64_t>(segment.image) * rows + row) * columns + column + at;
     next = tensor + pixel * channels + first_channel + 4 * vector;
-    place = (static_cast<int>(threadIdx.x) / threads * segment_columns + at) * pitch + vector;
+    place = (static_cast<int>(threadIdx.x) / threads * segment_columns + at) * vectors + vector;
     inside = 0;
 #pragma unroll
     for (int i = 0; i < count; ++i) {
@@ -56,69 +75,65 @@ struct PixelRows {
   }
 
   // Starts the copies of the next row, `step` elements from one column to the next: zeros where the image has no such
-  // column, or if the row is not there at all. The unnamed number is that of channels that the block has.
-  __device__ __forceinline__ void copy(int64_t step, int threads, int, bool there, float4* stage) const {
+  // column, or if the row is not there at all.
+  __device__ __forceinline__ void copy(int64_t step, int threads, bool there, float4* stage) const {
     const float* from = next;
     float4* to = stage + place;
 #pragma unroll
-    for (int i = 0; i < count; ++i, from += step, to += threads / vectors * pitch)
+    for (int i = 0; i < count; ++i, from += step, to += threads)
       if ((inside & 1u << i) != 0) ptx::cp_async<16>(to, from, there && (inside & 1u << (i + 16)) != 0 ? 16 : 0);
   }
 };
 
-// The same in NCHW: element by element, every 8th column of every `threads / 8`th channel. A warp copies eight columns
-// of four channels at a time, whole sectors where rows begin at one; as columns lie an odd number of vectors apart in a
-// stage, these are 32 different banks.
-template <class Gw, int vectors, int pitch, int tile, int halo>
-struct PlaneRows {
-  const float* next;  // the thread's first column and channel of the next row
-  int place;          // of it in a stage, in elements
-  unsigned inside;    // as above
-
-  static constexpr int count = (Gw::tiles * tile + halo + 7) / 8;
-
-  __device__ __forceinline__ void start(const float* tensor, int channels, int first_channel, int rows, int columns,
-                                        const Segment& segment, int row, int column, int threads, int segment_columns) {
-    const int at = threadIdx.x % 8, channel = threadIdx.x % threads / 8;
-    const int64_t plane = static_cast<int64_t>(segment.image) * channels + first_channel + channel;
-    next = tensor + (plane * rows + row) * columns + column + at;
-    place = (static_cast<int>(threadIdx.x) / threads * segment_columns + at) * 4 * pitch + channel;
-    inside = 0;
-    for (int i = 0; at + 8 * i < segment_columns; ++i) {
-      const int x = column + at + 8 * i;
-      inside |= (segment.rows > 0 && x >= 0 && x < columns ? 0x10001u : 1u) << i;
-    }
-  }
-
-  // Here `step` elements lie between one of the thread's channels and the next.
-  __device__ __forceinline__ void copy(int64_t step, int threads, int channels, bool there, float4* stage) const {
-    const float* from = next;
-    float* to = reinterpret_cast<float*>(stage) + place;
-    const int channel = threadIdx.x % threads / 8;
-    for (int c = 0; channel + c < 4 * vectors; c += threads / 8, from += step, to += threads / 8) {
-      const bool valid = there && channel + c < channels;
-#pragma unroll
-      for (int i = 0; i < count; ++i) {
-        if ((inside & 1u << i) == 0) break;
-        ptx::cp_async<4>(to + i * 32 * pitch, from + 8 * i, valid && (inside & 1u << (i + 16)) != 0 ? 4 : 0);
-      }
-    }
-  }
+// The output vector and the pair of input channels of a thread of a tile: c2 counts the pairs of the group.
+struct Pair {
+  int k_vector, c2;
 };
 
-// The layout of both activation tensors. `pad`: vectors that are added to each column of a stage.
+// The layout of both activation tensors, and how the threads of a block share its tiles and weights.
 struct Nhwc {
   static constexpr Layout layout = Layout::nhwc;
-  static constexpr int pad = 0;
-  template <class Gw, int... sizes>
-  using Rows = PixelRows<Gw, sizes...>;
+
+  template <class Gw>
+  __device__ static int tile(int thread) {
+    return thread / Gw::tile_threads;
+  }
+
+  template <class Gw>
+  __device__ static int thread_of_tile(int thread) {
+    return thread % Gw::tile_threads;
+  }
+
+  // Low bits alternate, so that of four lanes two each read the same vector, and so two each the same pair.
+  template <class Gw>
+  __device__ static Pair pair(int thread) {
+    const int low = thread % (2 * Gw::vectors);
+    return {low / 4 * 2 + low % 2, thread / (2 * Gw::vectors) * 2 + low / 2 % 2};
+  }
 };
 
 struct Nchw {
   static constexpr Layout layout = Layout::nchw;
-  static constexpr int pad = 1;
-  template <class Gw, int... sizes>
-  using Rows = PlaneRows<Gw, sizes...>;
+
+  // Eight lanes have pairs of input channels next to one another, four times, for each output vector that their groups
+  // have or, in narrow groups, for several tiles.
+  template <class Gw>
+  __device__ static int tile(int thread) {
+    return thread / (8 * Gw::group_vectors) % Gw::tiles;
+  }
+
+  template <class Gw>
+  __device__ static int thread_of_tile(int thread) {
+    constexpr int run = 8 * Gw::group_vectors;
+    return thread / (run * Gw::tiles) * run + thread % run;
+  }
+
+  template <class Gw>
+  __device__ static Pair pair(int thread) {
+    constexpr int group_pairs = Gw::width / 2;
+    const int pair = thread / (8 * Gw::group_vectors) * 8 + thread % 8;
+    return {pair / group_pairs * Gw::group_vectors + thread / 8 % Gw::group_vectors, pair % group_pairs};
+  }
 };
 
 // The sizes for one width of groups, one stride and one layout, Nhwc or Nchw.
@@ -126,19 +141,17 @@ template <int group_width, int map_stride, class Tensors>
 struct Gw {
   using Form = Tensors;
   static constexpr int width = group_width, stride = map_stride;
-  static constexpr int k_vectors = width == 16 ? 4 : 8;  // of 4 output channels, in a block
-  static constexpr int c_vectors = width < 16 ? 8 : 4;   // of 4 input channels, in a block
-  static constexpr int k_pitch = k_vectors + Form::pad, c_pitch = c_vectors + Form::pad;  // of columns in a stage
-  static constexpr int group_c = width == 32 ? 16 : width;  // input channels of a group, in a block
-  static constexpr int parts = width / group_c;             // blocks that share their output channels
-  // In a block; as many as leave room for others, but strips of 56 columns in NCHW, where narrower ones share sectors.
-  static constexpr int tiles = width == 32 || (stride == 2 && (width < 16 || Form::pad > 0)) ? 4 : 8;
-  static constexpr int tile_threads = k_vectors * group_c / 2, threads = tiles * tile_threads;
-  static constexpr int blocks = threads < 256 ? 4 : 2;             // that the registers of a multiprocessor must hold
+  static constexpr int vectors = width == 16 ? 4 : 8;  // of 4 output channels, and of 4 input channels, in a block
+  static constexpr int channels = 4 * vectors, group_vectors = width / 4;
+  static constexpr int tiles = width == 32 || (stride == 2 && width < 16) ? 4 : 8;  // as leave room for other blocks
+  static constexpr int tile_threads = vectors * width / 2, threads = tiles * tile_threads;
+  static constexpr int blocks = threads < 128    ? 4  // that the registers of a multiprocessor must hold
+                                : threads == 128 ? (Form::layout == Layout::nhwc ? 4 : 3)
+                                                 : 512 / threads;
   static constexpr int ahead = width < 16 || stride == 2 ? 1 : 2;  // steps being copied while one is in use
-  static constexpr int elements = group_c * taps * taps;           // weights of an output channel, in a block
+  static constexpr int elements = width * taps * taps;             // weights of an output channel
 
-  // In a step, tap row r meets the row of grad_output of this many steps before.
+  // In NHWC, tap row r meets the row of grad_output of this many steps before.
   static constexpr int back(int r) { return r / stride; }
   static constexpr int stages = ahead + 1, grad_stages = ahead + 1 + back(taps - 1);
 };
@@ -164,39 +177,26 @@ __device__ __forceinline__ Segment segment_of(const Wgrad& g, int walk) {
           index < g.segments ? min(g.run_rows, g.grad_rows - row) : 0};
 }
 
-// The first output and input channels of a block, and which part of their groups these input channels are.
-struct Channels {
-  int k, c, part;
-};
-
-template <class Gw>
-__device__ __forceinline__ Channels channels_of(int block) {
-  const int part = block % Gw::parts, k = block / Gw::parts * 4 * Gw::k_vectors;
-  return {k, k + part * Gw::group_c, part};
-}
-
 // A thread's part in bringing rows to the ring, step by step, for walks [walk, end).
 template <class Gw>
 struct Loader {
   int walk, end, step = 0;
   int y, rows;  // the next row of input, and the rows of grad_output in the segment
-  typename Gw::Form::template Rows<Gw, Gw::c_vectors, Gw::c_pitch, Gw::stride * tile_columns, taps - Gw::stride> input;
-  typename Gw::Form::template Rows<Gw, Gw::k_vectors, Gw::k_pitch, tile_columns, 0> grad;
+  PixelRows<Gw, Gw::vectors, Gw::stride * tile_columns, taps - Gw::stride> input;
+  PixelRows<Gw, Gw::vectors, tile_columns, 0> grad;
 
   __device__ __forceinline__ Loader(int first, int end) : walk(first), end(end) {}
 
   // Starts the copies of the next step and makes a group of them, an empty one if there is no such step.
   template <class Stage>
-  __device__ __forceinline__ void copy_next(const Wgrad& g, const Channels& first, Stage& input_stage,
-                                            float4* grad_stage) {
+  __device__ __forceinline__ void copy_next(const Wgrad& g, int first_channel, Stage& input_stage, float4* grad_stage) {
     if (walk < end) {
-      if (step == 0) start_walk(g, first);
+      if (step == 0) start_walk(g, first_channel);
       const int threads = Gw::tile_threads * g.segment_tiles;
 #pragma unroll
       for (int i = 0; i < Gw::stride; ++i, ++y, input.next += g.row)
-        if (y >= 0 && y < g.rows && (i == 0 || step < g.run_rows))
-          input.copy(g.step, threads, g.channels - first.c, true, input_stage[i]);
-      if (step < g.run_rows) grad.copy(g.grad_step, threads, g.channels - first.k, step < rows, grad_stage);
+        if (y >= 0 && y < g.rows && (i == 0 || step < g.run_rows)) input.copy(g.step, threads, true, input_stage[i]);
+      if (step < g.run_rows) grad.copy(g.grad_step, threads, step < rows, grad_stage);
       grad.next += g.grad_row;
       if (++step == steps<Gw>(g)) {
         step = 0;
@@ -207,15 +207,15 @@ struct Loader {
   }
 
  private:
-  __device__ __forceinline__ void start_walk(const Wgrad& g, const Channels& first) {
+  __device__ __forceinline__ void start_walk(const Wgrad& g, int first_channel) {
     const Segment segment = segment_of<Gw>(g, walk);
     const int threads = Gw::tile_threads * g.segment_tiles;
     y = Gw::stride * segment.row - 1;
     rows = segment.rows;
-    input.start(g.input, g.channels, first.c, g.rows, g.columns, segment, y, Gw::stride * segment.column - 1, threads,
-                segment_columns<Gw>(g));
-    grad.start(g.grad_output, g.channels, first.k, g.grad_rows, g.grad_columns, segment, segment.row, segment.column,
-               threads, g.segment_tiles * tile_columns);
+    input.start(g.input, g.channels, first_channel, g.rows, g.columns, segment, y, Gw::stride * segment.column - 1,
+                threads, segment_columns<Gw>(g));
+    grad.start(g.grad_output, g.channels, first_channel, g.grad_rows, g.grad_columns, segment, segment.row,
+               segment.column, threads, g.segment_tiles * tile_columns);
   }
 };
 

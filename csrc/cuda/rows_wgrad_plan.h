@@ -9,44 +9,117 @@
 
 namespace resnext::cuda::rows_wgrad {
 
+inline int up(int64_t value, int multiple) { return static_cast<int>(blocks_for(value, multiple) * multiple); }
+
+// The vectors, in NHWC, that a thread copies of a row are `step` or `grad_step` apart.
+template <class Gw>
+void plan_pixels(Wgrad& g, const ConvShape& shape) {
+  const int64_t columns = Gw::tile_threads * g.segment_tiles / Gw::vectors;  // that a segment's threads copy at a time
+  g.row = shape.w * shape.c;
+  g.grad_row = shape.q() * shape.k;
+  g.step = columns * shape.c;
+  g.grad_step = columns * shape.k;
+}
+
+// How one of the tensors streams in NCHW: `band` rows in a step, or `whole` images. Returns the end of its ring.
+template <class Gw>
+int plan_stream(const Wgrad& g, Stream& s, int start, int rows, int columns, int band, bool whole) {
+  const bool input = &s == &g.input_stream;
+  const int plane = rows * columns;
+  s.line = whole && plane % 4 != 0 ? 4 : 1;
+  s.lines = Gw::channels / s.line;
+  s.lead = g.strips > 1 && input ? 4 : 0;
+  s.row = g.vectors ? columns : up(columns, 4);
+  if (g.strips > 1)
+    s.row = (input ? Gw::stride : 1) * g.segment_tiles * tile_columns + (input ? 12 - 4 * Gw::stride : 0);
+  s.chunk = whole ? s.line * plane : band * s.row;
+  s.step = band * columns;
+  for (s.lane_bits = 0; 4 << s.lane_bits < s.chunk;) ++s.lane_bits;
+  s.together = Gw::threads / 2 >> s.lane_bits;
+  const bool half_sectors = g.vectors && g.strips == 1 && plane % 8 == 4 && s.chunk % 8 == 0 && s.together % 2 == 0;
+  s.odd = Gw::stride == 1 && !whole && half_sectors ? 4 : 0;
+  s.behind = Gw::stride == 1 && !whole && (input || s.odd > 0);
+  int ring_rows = (Gw::ahead + 1 + s.behind) * band + (input ? 1 : 0);
+  while (ring_rows * s.row % 4 != 0) ++ring_rows;
+  s.ring = whole ? (Gw::ahead + 1) * s.chunk : ring_rows * s.row;
+  s.since = (s.behind + Gw::ahead) * s.chunk;
+  s.pitch = s.ring % 8 == 4 ? s.ring : s.ring + 4;
+  s.mix = input ? 2 : 4;
+  if (s.line > 1 || s.together % s.mix != 0) s.mix = 1;
+  s.mix_pitch = s.lines / s.mix * s.pitch + (s.mix == 4 && s.lines == 32 ? 16 : 0);
+  s.channel = s.line > 1 ? plane : s.mix > 1 ? s.mix_pitch : s.pitch;
+  s.line_floats = s.line * plane;
+  s.jump = s.together * s.line_floats;
+  s.stage_jump = s.together / s.mix * s.pitch;
+  s.start = start;
+  return start + s.mix * s.mix_pitch;
+}
+
+// The streams of both tensors. Whether they fit.
+template <class Gw>
+bool plan_streams(Wgrad& g, int band, bool whole, bool vectors) {
+  g.band = band;
+  g.vectors = vectors;
+  const int input_end = plan_stream<Gw>(g, g.input_stream, 0, g.rows, g.columns, Gw::stride * band, whole);
+  const int end = plan_stream<Gw>(g, g.grad_stream, input_end, g.grad_rows, g.grad_columns, band, whole);
+  const int most = 2 * Gw::threads;
+  return end <= ring_floats<Gw> && g.input_stream.chunk <= most && g.grad_stream.chunk <= most;
+}
+
+// In NCHW a step has as many rows as give each tile of the block one. By 16 bytes, steps must begin at whole vectors,
+// and had better at whole sectors; or they are whole images.
+template <class Gw>
+void plan_channels(Wgrad& g) {
+  g.tile_rows = Gw::tiles / g.segment_tiles;
+  const int input_row = Gw::stride * g.columns, grad_row = g.grad_columns, most = std::min(g.grad_rows, 64);
+  const auto band_of = [&](int floats) {
+    int band = g.tile_rows;
+    while (g.strips == 1 && band < most && (band * input_row % floats != 0 || band * grad_row % floats != 0)) band *= 2;
+    return band;
+  };
+  const bool planes = g.rows * g.columns % 4 == 0 && g.grad_rows * g.grad_columns % 4 == 0;
+  const bool rows = g.strips == 1 || (g.columns % 4 == 0 && g.grad_columns % 4 == 0);
+  const bool whole = g.strips == 1 && (!planes || band_of(8) >= g.grad_rows || band_of(4) >= g.grad_rows);
+  if (whole && g.grad_rows <= 64 && plan_streams<Gw>(g, g.grad_rows, true, true)) return;
+  if (planes && rows && band_of(8) < g.grad_rows && plan_streams<Gw>(g, band_of(8), false, true)) return;
+  if (planes && rows && band_of(4) < g.grad_rows && plan_streams<Gw>(g, band_of(4), false, true)) return;
+  plan_streams<Gw>(g, g.tile_rows, false, false);
+}
+
 // Cuts a problem, by its shape alone, so that every GPU adds in the same order.
 template <class Gw>
 Wgrad cut(const ConvShape& shape) {
+  constexpr bool nhwc = Gw::Form::layout == Layout::nhwc;
   Wgrad g{};
   g.channels = static_cast<int>(shape.c);
   g.rows = static_cast<int>(shape.h);
   g.columns = static_cast<int>(shape.w);
   g.grad_rows = static_cast<int>(shape.p());
   g.grad_columns = static_cast<int>(shape.q());
-  g.channel_blocks = static_cast<int>(blocks_for(shape.k, 4 * Gw::k_vectors));
+  g.channel_blocks = static_cast<int>(blocks_for(shape.k, Gw::channels));
   g.segment_tiles = 1;
   while (g.segment_tiles < Gw::tiles && g.segment_tiles * tile_columns < g.grad_columns) g.segment_tiles *= 2;
-  const int64_t threads = Gw::tile_threads * g.segment_tiles;  // that share a segment
-  if (Gw::Form::layout == Layout::nhwc) {
-    g.row = shape.w * shape.c;
-    g.grad_row = shape.q() * shape.k;
-    g.step = threads / Gw::c_vectors * shape.c;
-    g.grad_step = threads / Gw::k_vectors * shape.k;
-  } else {
-    g.row = shape.w;
-    g.grad_row = shape.q();
-    g.step = threads / 8 * shape.h * shape.w;
-    g.grad_step = threads / 8 * shape.p() * shape.q();
-  }
   g.strips = static_cast<int>(blocks_for(g.grad_columns, g.segment_tiles * tile_columns));
+  if (nhwc)
+    plan_pixels<Gw>(g, shape);
+  else
+    plan_channels<Gw>(g);
   // A slice writes and reads all weights once more: together at most 2/11 of what must be read. Nor are more blocks
   // than fill the largest GPUs worth it.
   const int64_t activations = shape.n * shape.c * (shape.h * shape.w + shape.p() * shape.q());
   const int64_t by_traffic = activations / (11 * shape.k * Gw::width * taps * taps);
-  const int64_t by_blocks = 1024 / (g.channel_blocks * Gw::parts);
+  const int64_t by_blocks = 1024 / g.channel_blocks;
   const int64_t wanted = std::max<int64_t>(1, std::min(by_traffic, by_blocks));
   // Runs of fewer rows than the image make more walks, but none of less than 7 rows.
   constexpr int least_rows = 7;
-  const int64_t per_walk = Gw::tiles / g.segment_tiles, whole_walks = blocks_for(shape.n * g.strips, per_walk);
+  const int64_t per_walk = nhwc ? Gw::tiles / g.segment_tiles : 1,
+                whole_walks = blocks_for(shape.n * g.strips, per_walk);
   const int64_t most_runs = blocks_for(g.grad_rows, least_rows);
   const int64_t runs = std::clamp<int64_t>(wanted / std::max<int64_t>(whole_walks, 1), 1, most_runs);
-  g.run_rows = static_cast<int>(blocks_for(g.grad_rows, runs));
+  g.run_rows = up(blocks_for(g.grad_rows, runs), nhwc ? 1 : g.band);
   g.runs = static_cast<int>(blocks_for(g.grad_rows, g.run_rows));
+  g.lag = g.input_stream.behind + (g.runs > 1);
+  if (!nhwc) g.steps = g.run_rows / g.band + g.lag;
   g.segments = static_cast<int>(shape.n) * g.strips * g.runs;
   g.walks = static_cast<int>(blocks_for(g.segments, per_walk));
   g.slice_walks = static_cast<int>(std::max<int64_t>(1, blocks_for(g.walks, wanted)));
@@ -62,7 +135,7 @@ int64_t workspace_bytes(const ConvShape& shape) {
 
 template <class Gw, class Sync = Sync>
 void launch_wgrad(const Wgrad& g, void* stream) {
-  const int64_t blocks = g.channel_blocks * Gw::parts * g.slices;
+  const int64_t blocks = g.channel_blocks * g.slices;
   launch(wgrad_rows<Gw::width, Gw::stride, typename Gw::Form, Sync>, {blocks}, {Gw::threads}, sizeof(Smem<Gw>), stream,
          g);
   if (g.slices > 1)
@@ -87,8 +160,9 @@ const char* rows_wgrad_why_not(const Problem& problem) {
   if (s.stride_h != stride || s.stride_w != stride) return "another stride";
   if (s.pad_h != 1 || s.pad_w != 1) return "padding 1 only";
   if (s.dilation_h != 1 || s.dilation_w != 1) return "dilation 1 only";
-  if (layout == Layout::nhwc && problem.alignment < 16) return "activations are not 16-byte aligned";
+  if (problem.alignment < 16) return "activations are not 16-byte aligned";
   if (s.c >= 1 << 30 || s.h >= 1 << 30 || s.w >= 1 << 30) return "an axis has 2^30 elements";
+  if (layout == Layout::nchw && s.h * s.w >= 1 << 25) return "maps have 2^25 pixels";
   if (s.n * s.p() >= (int64_t(1) << 30) / s.q()) return "there are 2^30 output pixels";
   return nullptr;
 }

@@ -24,69 +24,86 @@ __device__ __forceinline__ void add(float4& sum, const float4& value) {
   sum.w += value.w;
 }
 
-// The output vector and the pair of input channels of a thread of a tile. Their low bits alternate, so that of four
-// lanes two each read the same vector, and so two each the same pair.
-struct Pair {
-  int k_vector, c2;
-};
-
-template <class Gw>
-__device__ __forceinline__ Pair pair_of(int thread) {
-  const int low = thread % (2 * Gw::k_vectors);
-  return {low / 4 * 2 + low % 2, thread / (2 * Gw::k_vectors) * 2 + low / 2 % 2};
-}
-
 // A thread's sums over its tile: [r][s][input channel of the pair][output channel of the vector].
 using Sums = float[taps][taps][2][4];
 
 // Where the tiles' sums are added up, in the place of the ring.
 template <class Gw>
 struct Totals {
+  static constexpr bool nhwc = Gw::Form::layout == Layout::nhwc;
   static constexpr int pitch = Gw::elements + 8;
-  float4 part[Gw::tiles][taps * 2][Gw::tile_threads];  // sums of one tap row
-  float4 result[Gw::k_vectors * pitch];
-  float4 bias[Gw::threads / 32][Gw::k_vectors];
+  static constexpr int at_once = Gw::width == 32 ? 2 : 2 * taps;  // sums of a thread, to fit into 64 KB
+  float4 part[Gw::tiles][at_once][Gw::tile_threads];
+  float4 result[Gw::vectors * pitch];
+  static constexpr int bias_rows = nhwc ? Gw::threads / 32 : Gw::tiles;  // warps, or tiles
+  float4 bias[bias_rows][Gw::vectors];
 
   // Where the four results of an output vector and an element (c * 9 + tap) lie: neighbours are close to one another,
-  // and what eight threads write at a time, four vectors of two pairs of c, is in different banks.
+  // and what eight threads write at a time, four vectors of two pairs of c or two vectors of four pairs (NCHW: eight
+  // pairs of one vector or more), is in different banks.
   __device__ static int place(int k_vector, int element) {
-    return k_vector * pitch + k_vector % 2 + k_vector / 2 % 2 * 4 + element;
+    const int skew = nhwc ? k_vector % 2 + k_vector / 2 % 2 * 4
+                          : k_vector / Gw::group_vectors * Gw::width / 8 % 2 + element / (8 * taps * taps);
+    return k_vector * pitch + skew + element;
   }
 };
 
-// Adds up the tiles' sums in order, one tap row after the other, and what the threads have of the bias.
-template <class Gw, class Sync>
-__device__ __forceinline__ void add_tiles(const Sums& sums, float4 bias, Totals<Gw>& totals) {
-  const int tile = threadIdx.x / Gw::tile_threads, thread = threadIdx.x % Gw::tile_threads;
+// Puts what the threads have of the bias where it is added up. NHWC: a thread has part of an output vector.
+template <class Gw>
+__device__ __forceinline__ void put_bias(float4 bias, int thread, Totals<Gw>& totals) {
 #pragma unroll
-  for (int flip = Gw::k_vectors; flip < 32; flip *= 2)
+  for (int flip = Gw::vectors; flip < 32; flip *= 2)
     add(bias, make_float4(__shfl_xor_sync(0xffffffffu, bias.x, flip), __shfl_xor_sync(0xffffffffu, bias.y, flip),
                           __shfl_xor_sync(0xffffffffu, bias.z, flip), __shfl_xor_sync(0xffffffffu, bias.w, flip)));
+  if (thread % 32 < Gw::vectors) totals.bias[thread / 32][thread % 32] = bias;
+}
+
+// NCHW: the channels that the threads of a tile share out, whole.
+template <class Gw>
+constexpr int own_biases = Gw::width == 4 ? 2 : 1;
+
+template <class Gw>
+__device__ __forceinline__ void put_bias(const float (&bias)[own_biases<Gw>], int thread, Totals<Gw>& totals) {
+  const Pair pair = Nchw::pair<Gw>(Nchw::thread_of_tile<Gw>(thread));
+  float* row = reinterpret_cast<float*>(&totals.bias[Nchw::tile<Gw>(thread)][pair.k_vector]);
+#pragma unroll
+  for (int i = 0; i < own_biases<Gw>; ++i)
+    if (pair.c2 < 4) row[pair.c2 + 2 * i] = bias[i];
+}
+
+// Adds up the tiles' sums in order, some at a time, and what the threads have of the bias.
+template <class Gw, class Sync, class Bias>
+__device__ __forceinline__ void add_tiles(const Sums& sums, const Bias& bias, Totals<Gw>& totals) {
+  constexpr int at_once = Totals<Gw>::at_once;
+  // The minimum is always threadIdx.x, but the compiler, which cannot know, keeps no register for it all the way.
+  const int own = static_cast<int>(min(threadIdx.x, blockDim.x - 1));
+  const int tile = Gw::Form::template tile<Gw>(own), thread = Gw::Form::template thread_of_tile<Gw>(own);
   Sync::before_sums();
-  if (threadIdx.x % 32 < Gw::k_vectors) totals.bias[threadIdx.x / 32][threadIdx.x % 32] = bias;
+  put_bias<Gw>(bias, own, totals);
 #pragma unroll
-  for (int r = 0; r < taps; ++r) {
-    if (r > 0) Sync::before_sums();
+  for (int first = 0; first < 2 * taps * taps; first += at_once) {
+    if (first > 0) Sync::before_sums();
 #pragma unroll
-    for (int j = 0; j < taps * 2; ++j) {
-      const float (&sum)[4] = sums[r][j / 2][j % 2];
+    for (int j = 0; j < at_once; ++j) {
+      const int tap = (first + j) / 2;
+      const float (&sum)[4] = sums[tap / taps][tap % taps][j % 2];
       totals.part[tile][j][thread] = make_float4(sum[0], sum[1], sum[2], sum[3]);
     }
     Sync::after_sums();
-    for (int at = threadIdx.x; at < taps * 2 * Gw::tile_threads; at += Gw::threads) {
+    for (int at = own; at < at_once * Gw::tile_threads; at += Gw::threads) {
       const int j = at / Gw::tile_threads;
-      const Pair pair = pair_of<Gw>(at % Gw::tile_threads);
+      const Pair pair = Gw::Form::template pair<Gw>(at % Gw::tile_threads);
       float4 total = totals.part[0][j][at % Gw::tile_threads];
 #pragma unroll
       for (int other = 1; other < Gw::tiles; ++other) add(total, totals.part[other][j][at % Gw::tile_threads]);
-      const int element = (2 * pair.c2 + j % 2) * taps * taps + r * taps + j / 2;
+      const int element = (2 * pair.c2 + j % 2) * taps * taps + (first + j) / 2;
       totals.result[Totals<Gw>::place(pair.k_vector, element)] = total;
     }
   }
   Sync::results();
 }
 
-// An element of the weight, its input channel counted within the block's part of the group.
+// An element of the weight.
 struct Element {
   int c, tap;
 };
@@ -95,53 +112,51 @@ struct Element {
 // threads write consecutive addresses.
 template <class Gw>
 __device__ __forceinline__ Element element_of(const Wgrad& g, int index) {
-  if (g.channels_closer) return {index % Gw::group_c, index / Gw::group_c};
+  if (g.channels_closer) return {index % Gw::width, index / Gw::width};
   return {index / (taps * taps), index % (taps * taps)};
 }
 
 // Where the weights of four output channels and one element begin.
 template <class Gw>
-__device__ __forceinline__ float* weight_at(const Wgrad& g, int k, int part, Element at) {
-  return g.grad_weight + k * g.weight_k + (part * Gw::group_c + at.c) * g.weight_c + at.tap / taps * g.weight_r +
-         at.tap % taps * g.weight_s;
+__device__ __forceinline__ float* weight_at(const Wgrad& g, int k, Element at) {
+  return g.grad_weight + k * g.weight_k + at.c * g.weight_c + at.tap / taps * g.weight_r + at.tap % taps * g.weight_s;
 }
 
 template <class Gw>
 __host__ __device__ int64_t weight_vectors(const Wgrad& g) {
-  return int64_t(g.channel_blocks) * Gw::parts * Gw::k_vectors * Gw::elements;
+  return int64_t(g.channel_blocks) * Gw::vectors * Gw::elements;
 }
 
 // Vectors of a slice in the workspace.
 template <class Gw>
 __host__ __device__ int64_t slice_vectors(const Wgrad& g) {
-  return weight_vectors<Gw>(g) + g.channel_blocks * Gw::k_vectors;
+  return weight_vectors<Gw>(g) + g.channel_blocks * Gw::vectors;
 }
 
 // Writes the results, or to the workspace if there are more slices to be added.
 template <class Gw>
-__device__ __forceinline__ void store_totals(const Wgrad& g, int slice, int block, const Channels& first,
-                                             const Totals<Gw>& totals) {
+__device__ __forceinline__ void store_totals(const Wgrad& g, int slice, int block, const Totals<Gw>& totals) {
   float4* sums = reinterpret_cast<float4*>(g.workspace) + slice * slice_vectors<Gw>(g);
-  for (int at = threadIdx.x; at < Gw::k_vectors * Gw::elements; at += Gw::threads) {
+  for (int at = threadIdx.x; at < Gw::vectors * Gw::elements; at += Gw::threads) {
     const int k_vector = at / Gw::elements;
     const Element element = element_of<Gw>(g, at % Gw::elements);
     const float4 total = totals.result[Totals<Gw>::place(k_vector, element.c * taps * taps + element.tap)];
-    const int k = first.k + 4 * k_vector;
+    const int k = block * Gw::channels + 4 * k_vector;
     if (g.slices > 1) {
-      sums[int64_t(block) * Gw::k_vectors * Gw::elements + at] = total;
+      sums[int64_t(block) * Gw::vectors * Gw::elements + at] = total;
     } else if (k < g.channels) {
-      float* to = weight_at<Gw>(g, k, first.part, element);
+      float* to = weight_at<Gw>(g, k, element);
       to[0] = total.x;
       to[g.weight_k] = total.y;
       to[2 * g.weight_k] = total.z;
       to[3 * g.weight_k] = total.w;
     }
   }
-  const int k = first.k + 4 * static_cast<int>(threadIdx.x);
-  if (!g.grad_bias || first.part > 0 || threadIdx.x >= Gw::k_vectors) return;
+  const int k = block * Gw::channels + 4 * static_cast<int>(threadIdx.x);
+  if (!g.grad_bias || threadIdx.x >= Gw::vectors) return;
   float4 total = totals.bias[0][threadIdx.x];
 #pragma unroll
-  for (int warp = 1; warp < Gw::threads / 32; ++warp) add(total, totals.bias[warp][threadIdx.x]);
+  for (int i = 1; i < Totals<Gw>::bias_rows; ++i) add(total, totals.bias[i][threadIdx.x]);
   if (g.slices > 1) {
     sums[weight_vectors<Gw>(g) + k / 4] = total;
   } else if (k < g.channels) {
@@ -173,10 +188,9 @@ __global__ void __launch_bounds__(finish_threads) wgrad_rows_finish(Wgrad g) {
   const float value = part < 2 ? (part == 0 ? sum.x : sum.y) : (part == 2 ? sum.z : sum.w);
   if (vector < weight_vectors<Gw>(g)) {
     const int k_vector = static_cast<int>(vector / Gw::elements);
-    const Channels first = channels_of<Gw>(k_vector / Gw::k_vectors);
-    const int k = first.k + 4 * (k_vector % Gw::k_vectors) + part;
+    const int k = 4 * k_vector + part;
     const Element element = element_of<Gw>(g, static_cast<int>(vector % Gw::elements));
-    if (k < g.channels) *weight_at<Gw>(g, k, first.part, element) = value;
+    if (k < g.channels) *weight_at<Gw>(g, k, element) = value;
   } else if (g.grad_bias) {
     const int k = 4 * static_cast<int>(vector - weight_vectors<Gw>(g)) + part;
     if (k < g.channels) g.grad_bias[k] = value;

@@ -1,5 +1,6 @@
 #include "generic.h"
 #include "grouped_conv.h"
+#include "mma_wgrad.h"
 #include "rows.h"
 #include "rows_nchw_entries.h"
 #include "rows_wgrad.h"
@@ -10,22 +11,22 @@ namespace resnext::cuda {
 
 const KernelTable<FpropArgs>& fprop_table() {
   static const KernelTable<FpropArgs> table{
-      {"fprop_rows_gw4_f32_nhwc", rows_nhwc_why_not<4, 1>, no_workspace, fprop_rows_nhwc<4, 1>},
-      {"fprop_rows_gw8_f32_nhwc", rows_nhwc_why_not<8, 1>, no_workspace, fprop_rows_nhwc<8, 1>},
-      {"fprop_rows_gw16_f32_nhwc", rows_nhwc_why_not<16, 1>, no_workspace, fprop_rows_nhwc<16, 1>},
-      {"fprop_rows_gw32_f32_nhwc", rows_nhwc_why_not<32, 1>, no_workspace, fprop_rows_nhwc<32, 1>},
-      {"fprop_rows_gw4_f32_nhwc_s2", rows_nhwc_why_not<4, 2>, no_workspace, fprop_rows_nhwc<4, 2>},
-      {"fprop_rows_gw8_f32_nhwc_s2", rows_nhwc_why_not<8, 2>, no_workspace, fprop_rows_nhwc<8, 2>},
-      {"fprop_rows_gw16_f32_nhwc_s2", rows_nhwc_why_not<16, 2>, no_workspace, fprop_rows_nhwc<16, 2>},
-      {"fprop_rows_gw32_f32_nhwc_s2", rows_nhwc_why_not<32, 2>, no_workspace, fprop_rows_nhwc<32, 2>},
-      {"fprop_rows_gw4_f32_nchw", rows_nchw_why_not<4, 1>, no_workspace, fprop_rows_nchw<4, 1>},
-      {"fprop_rows_gw8_f32_nchw", rows_nchw_why_not<8, 1>, no_workspace, fprop_rows_nchw<8, 1>},
-      {"fprop_rows_gw16_f32_nchw", rows_nchw_why_not<16, 1>, no_workspace, fprop_rows_nchw<16, 1>},
-      {"fprop_rows_gw32_f32_nchw", rows_nchw_why_not<32, 1>, no_workspace, fprop_rows_nchw<32, 1>},
-      {"fprop_rows_gw4_f32_nchw_s2", rows_nchw_why_not<4, 2>, no_workspace, fprop_rows_nchw<4, 2>},
-      {"fprop_rows_gw8_f32_nchw_s2", rows_nchw_why_not<8, 2>, no_workspace, fprop_rows_nchw<8, 2>},
-      {"fprop_rows_gw16_f32_nchw_s2", rows_nchw_why_not<16, 2>, no_workspace, fprop_rows_nchw<16, 2>},
-      {"fprop_rows_gw32_f32_nchw_s2", rows_nchw_why_not<32, 2>, no_workspace, fprop_rows_nchw<32, 2>},
+      {"fprop_rows_gw4_f32_nhwc", rows_nhwc_why_not<4, 1>, no_workspace, fprop_rows_nhwc<4, 1>, true},
+      {"fprop_rows_gw8_f32_nhwc", rows_nhwc_why_not<8, 1>, no_workspace, fprop_rows_nhwc<8, 1>, true},
+      {"fprop_rows_gw16_f32_nhwc", rows_nhwc_why_not<16, 1>, no_workspace, fprop_rows_nhwc<16, 1>, true},
+      {"fprop_rows_gw32_f32_nhwc", rows_nhwc_why_not<32, 1>, no_workspace, fprop_rows_nhwc<32, 1>, true},
+      {"fprop_rows_gw4_f32_nhwc_s2", rows_nhwc_why_not<4, 2>, no_workspace, fprop_rows_nhwc<4, 2>, true},
+      {"fprop_rows_gw8_f32_nhwc_s2", rows_nhwc_why_not<8, 2>, no_workspace, fprop_rows_nhwc<8, 2>, true},
+      {"fprop_rows_gw16_f32_nhwc_s2", rows_nhwc_why_not<16, 2>, no_workspace, fprop_rows_nhwc<16, 2>, true},
+      {"fprop_rows_gw32_f32_nhwc_s2", rows_nhwc_why_not<32, 2>, no_workspace, fprop_rows_nhwc<32, 2>, true},
+      {"fprop_rows_gw4_f32_nchw", rows_nchw_why_not<4, 1>, no_workspace, fprop_rows_nchw<4, 1>, true},
+      {"fprop_rows_gw8_f32_nchw", rows_nchw_why_not<8, 1>, no_workspace, fprop_rows_nchw<8, 1>, true},
+      {"fprop_rows_gw16_f32_nchw", rows_nchw_why_not<16, 1>, no_workspace, fprop_rows_nchw<16, 1>, true},
+      {"fprop_rows_gw32_f32_nchw", rows_nchw_why_not<32, 1>, no_workspace, fprop_rows_nchw<32, 1>, true},
+      {"fprop_rows_gw4_f32_nchw_s2", rows_nchw_why_not<4, 2>, no_workspace, fprop_rows_nchw<4, 2>, true},
+      {"fprop_rows_gw8_f32_nchw_s2", rows_nchw_why_not<8, 2>, no_workspace, fprop_rows_nchw<8, 2>, true},
+      {"fprop_rows_gw16_f32_nchw_s2", rows_nchw_why_not<16, 2>, no_workspace, fprop_rows_nchw<16, 2>, true},
+      {"fprop_rows_gw32_f32_nchw_s2", rows_nchw_why_not<32, 2>, no_workspace, fprop_rows_nchw<32, 2>, true},
       {"fprop_generic", generic_why_not, generic_gather_workspace, fprop_generic, true},
   };
   return table;
@@ -56,6 +57,26 @@ const KernelTable<DgradArgs>& dgrad_table() {
 
 const KernelTable<WgradArgs>& wgrad_table() {
   static const KernelTable<WgradArgs> table{
+      mma_wgrad_entry<__half, 4, 1>("wgrad_mma_gw4_f16_nhwc"),
+      mma_wgrad_entry<__half, 8, 1>("wgrad_mma_gw8_f16_nhwc"),
+      mma_wgrad_entry<__half, 16, 1>("wgrad_mma_gw16_f16_nhwc"),
+      mma_wgrad_entry<__half, 32, 1>("wgrad_mma_gw32_f16_nhwc"),
+      mma_wgrad_entry<__half, 64, 1>("wgrad_mma_gw64_f16_nhwc"),
+      mma_wgrad_entry<__half, 4, 2>("wgrad_mma_gw4_f16_nhwc_s2"),
+      mma_wgrad_entry<__half, 8, 2>("wgrad_mma_gw8_f16_nhwc_s2"),
+      mma_wgrad_entry<__half, 16, 2>("wgrad_mma_gw16_f16_nhwc_s2"),
+      mma_wgrad_entry<__half, 32, 2>("wgrad_mma_gw32_f16_nhwc_s2"),
+      mma_wgrad_entry<__half, 64, 2>("wgrad_mma_gw64_f16_nhwc_s2"),
+      mma_wgrad_entry<__nv_bfloat16, 4, 1>("wgrad_mma_gw4_bf16_nhwc"),
+      mma_wgrad_entry<__nv_bfloat16, 8, 1>("wgrad_mma_gw8_bf16_nhwc"),
+      mma_wgrad_entry<__nv_bfloat16, 16, 1>("wgrad_mma_gw16_bf16_nhwc"),
+      mma_wgrad_entry<__nv_bfloat16, 32, 1>("wgrad_mma_gw32_bf16_nhwc"),
+      mma_wgrad_entry<__nv_bfloat16, 64, 1>("wgrad_mma_gw64_bf16_nhwc"),
+      mma_wgrad_entry<__nv_bfloat16, 4, 2>("wgrad_mma_gw4_bf16_nhwc_s2"),
+      mma_wgrad_entry<__nv_bfloat16, 8, 2>("wgrad_mma_gw8_bf16_nhwc_s2"),
+      mma_wgrad_entry<__nv_bfloat16, 16, 2>("wgrad_mma_gw16_bf16_nhwc_s2"),
+      mma_wgrad_entry<__nv_bfloat16, 32, 2>("wgrad_mma_gw32_bf16_nhwc_s2"),
+      mma_wgrad_entry<__nv_bfloat16, 64, 2>("wgrad_mma_gw64_bf16_nhwc_s2"),
       rows_wgrad_entry<4, 1, Layout::nhwc>("wgrad_rows_gw4_f32_nhwc"),
       rows_wgrad_entry<8, 1, Layout::nhwc>("wgrad_rows_gw8_f32_nhwc"),
       rows_wgrad_entry<16, 1, Layout::nhwc>("wgrad_rows_gw16_f32_nhwc"),

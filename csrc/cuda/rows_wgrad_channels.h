@@ -1,0 +1,273 @@
+#pragma once
+// How the row-streaming wgrad walks down images in NCHW. rows_wgrad_kernel.h says how it all fits together.
+//
+// In memory a channel's columns follow one another, and its rows: a part of a channel is a stream of floats. Each step
+// brings the next `band` rows of grad_output, and as many times the stride of input, of all channels of the block, by
+// copies of 16 bytes: half of the threads copy input, the other half grad_output.
+//
+//   shared memory   a line for each channel: a ring of whole rows, one right behind the other
+//   small images    whose channels are no multiples of 16 bytes (7x7): a line has four channels, one behind the other,
+//                   and a step is an image
+//   wide images     are cut into strips: a row in shared memory has only the strip's columns
+//   tile            7 columns of a row of grad_output; the tiles of a step go to the block's `tiles` groups of threads,
+//                   which side by side have 1, 2, 4 or 8 tiles of a row, and several rows
+//
+// A thread reads the rows of its four output channels once, and with them multiplies three rows of each of its two
+// input channels. Bands begin at whole sectors where they can: those of odd lines four floats earlier, if channels are
+// half sectors long. Images that fit into none of it (odd numbers of columns, but small ones) are copied by 4 bytes.
+//
+// Banks. Lines lie an odd number of vectors apart, in an order that sets those side by side which a warp reads at once:
+// every second line of input, eight of them, and every fourth of grad_output. At the same column these are in banks 0,
+// 4, .. 28, and the tiles of a warp, 7 columns apart each, in the banks between them.
+#include "rows_wgrad_store.h"
+
+namespace resnext::cuda::rows_wgrad {
+
+// Floats of the ring of both tensors.
+template <class Gw>
+constexpr int ring_floats = Gw::width == 32   ? 15872
+                            : Gw::width < 16  ? 12160
+                            : Gw::stride == 2 ? 11200
+                                              : 8000;
+
+// The part of an image that a walk has.
+struct Run {
+  int image, row, rows, column;  // of grad_output
+};
+
+__device__ __forceinline__ Run run_of(const Wgrad& g, int walk) {
+  int strip = walk, row = 0, column = 0;
+  if (g.runs > 1) {
+    strip = walk / g.runs;
+    row = walk % g.runs * g.run_rows;
+  }
+  int image = strip;
+  if (g.strips > 1) {
+    image = strip / g.strips;
+    column = strip % g.strips * g.segment_tiles * tile_columns;
+  }
+  return {image, row, min(g.run_rows, g.grad_rows - row), column};
+}
+
+// Where a line of the block begins in shared memory: of every `mix` lines the first, then the second of each, ...
+__device__ __forceinline__ int line_start(const Stream& s, int line) {
+  return s.start + line % s.mix * s.mix_pitch + line / s.mix * s.pitch;
+}
+
+// Where a channel begins in shared memory, if a thread reads some from it on.
+__device__ __forceinline__ int channel_start(const Stream& s, int channel) {
+  return s.line == 1 ? line_start(s, channel) : line_start(s, channel / 4) + channel % 4 * s.channel;
+}
+
+// `at`, less than twice the ring's floats, in the ring; and `at`, at least minus the ring's floats.
+__device__ __forceinline__ int wrapped(const Stream& s, int at) {
+  return static_cast<int>(min(static_cast<unsigned>(at), static_cast<unsigned>(at - s.ring)));
+}
+
+__device__ __forceinline__ int wrapped_back(const Stream& s, int at) {
+  return static_cast<int>(min(static_cast<unsigned>(at), static_cast<unsigned>(at + s.ring)));
+}
+
+// A thread's part in bringing rows to the ring, step by step, for walks [walk, end): the first half of the threads
+// copies input, the other half grad_output. In every step a thread copies four floats of some lines.
+template <class Gw>
+struct ChannelLoader {
+  int walk, end, step = 0;
+  int lines, place, lane;  // how many lines, the first one's place in shared memory, and there in the ring
+  const float* from;       // the next four floats of its first line
+  int position, count;     // of these among what there is to copy of a line, and how much that is
+
+  static constexpr int threads = Gw::threads / 2, nowhere = -(1 << 30);
+
+  __device__ __forceinline__ ChannelLoader(const Wgrad& g, int first, int end, int channels) : walk(first), end(end) {
+    const Stream& s = of_input() ? g.input_stream : g.grad_stream;
+    lines = min(s.lines, s.line == 1 ? channels : channels / 4) - line(s);
+    place = line_start(s, line(s));
+    lane = wrapped_back(s, offset(s) - odd(s));
+  }
+
+  // Starts the copies of the next step and makes a group of them, an empty one if there is no such step. `input_to` and
+  // `grad_to`: of the chunks in their rings.
+  __device__ __forceinline__ void copy_next(const Wgrad& g, int first_channel, float* smem, int input_to, int grad_to) {
+    if (walk < end) {
+      if (step == 0) start_walk(g, first_channel);
+      if (of_input())
+        copy_chunk(g, g.input_stream, g.columns, smem, input_to);
+      else
+        copy_chunk(g, g.grad_stream, g.grad_columns, smem, grad_to);
+      if (++step == g.steps) {
+        step = 0;
+        ++walk;
+      }
+    }
+    ptx::cp_async_commit();
+  }
+
+ private:
+  __device__ static bool of_input() { return threadIdx.x < threads; }
+
+  // The first of the thread's lines, its place in their chunks, and by how much these begin earlier.
+  __device__ static int line(const Stream& s) { return static_cast<int>(threadIdx.x) % threads >> s.lane_bits; }
+  __device__ static int offset(const Stream& s) { return 4 * (threadIdx.x & ((1 << s.lane_bits) - 1)); }
+  __device__ static int odd(const Stream& s) { return line(s) % 2 * s.odd; }
+
+  __device__ __forceinline__ void start_walk(const Wgrad& g, int first_channel) {
+    const Run run = run_of(g, walk);
+    const int64_t channel = static_cast<int64_t>(run.image) * g.channels + first_channel;
+    const int row = Gw::stride * run.row, end_row = row + Gw::stride * (run.rows - 1) + taps - 1;
+    if (of_input())
+      start_copies(g, g.input_stream, g.input + channel * (g.rows * g.columns), g.columns, row, Gw::stride * run.column,
+                   max(row - 1, 0), min(end_row, g.rows));
+    else
+      start_copies(g, g.grad_stream, g.grad_output + channel * (g.grad_rows * g.grad_columns), g.grad_columns, run.row,
+                   run.column, run.row, run.row + run.rows);
+  }
+
+  // `row` is the first of the first step, in strips `column` that of all rows; rows [first_row, end_row) are needed.
+  __device__ __forceinline__ void start_copies(const Wgrad& g, const Stream& s, const float* tensor, int columns,
+                                               int row, int column, int first_row, int end_row) {
+    const bool whole_rows = g.vectors && g.strips == 1;
+    const int y = whole_rows ? 0 : offset(s) / s.row, x = whole_rows ? 0 : column - s.lead + offset(s) - y * s.row;
+    const int at = row * columns - (g.lag - s.behind) * s.step + (whole_rows ? offset(s) - odd(s) : y * columns + x);
+    const int first = g.vectors ? (first_row * columns) & ~3 : first_row * columns;
+    from = tensor + line(s) * s.line_floats + at;
+    position = offset(s) < s.chunk && x >= 0 && x < columns ? at - first : nowhere;
+    count = end_row * columns * s.line - first;
+  }
+
+  // `to`: of the chunk in the ring.
+  __device__ __forceinline__ void copy_chunk(const Wgrad& g, const Stream& s, int columns, float* smem, int to) {
+    if (static_cast<unsigned>(position) < static_cast<unsigned>(count)) {
+      float* stage = smem + place + wrapped(s, to + lane);
+      const float* source = from;
+      if (g.vectors) {
+#pragma unroll 1
+        for (int i = lines; i > 0; i -= s.together, source += s.jump, stage += s.stage_jump)
+          ptx::cp_async<16>(stage, source);
+      } else {
+        const int floats = min(4, columns - position % columns);
+#pragma unroll 1
+        for (int i = lines; i > 0; i -= s.together, source += s.jump, stage += s.stage_jump)
+#pragma unroll 1
+          for (int j = 0; j < floats; ++j) ptx::cp_async<4>(stage + j, source + j);
+      }
+    }
+    from += s.step;
+    position += s.step;
+  }
+};
+
+// What a thread's tiles have of a row: columns of grad_output, and of input from the one before on, which may not
+// exist.
+struct Columns {
+  int owned, inputs;
+  bool left;
+};
+
+// Adds the products of some columns: of a row of grad_output in four channels with three rows of input in two, from row
+// `y` on, which perhaps is -1; `at` is where that is in the ring. What is not in the image is not multiplied: `left`
+// and `right` tell whether the first and last column of input are.
+template <class Gw, int columns>
+__device__ __forceinline__ void add_columns(Sums& sums, const Wgrad& g, const float* smem, int input, int grad, int y,
+                                            int at, bool left, bool right) {
+  constexpr int inputs = Gw::stride * (columns - 1) + taps;
+  float dy[4][columns];
+#pragma unroll
+  for (int k = 0; k < 4; ++k)
+#pragma unroll
+    for (int i = 0; i < columns; ++i) dy[k][i] = smem[grad + k * g.grad_stream.channel + i];
+#pragma unroll
+  for (int r = 0; r < taps; ++r) {
+    if (static_cast<unsigned>(y + r) >= static_cast<unsigned>(g.rows)) continue;
+    const int row = input + wrapped(g.input_stream, at + r * g.input_stream.row);
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+      float x[inputs];
+#pragma unroll
+      for (int i = inputs - 1; i >= 0; --i)
+        if ((i > 0 || left) && (i < inputs - 1 || right)) x[i] = smem[row + c * g.input_stream.channel + i - 1];
+#pragma unroll
+      for (int i = 0; i < inputs; ++i) {
+        if ((i == 0 && !left) || (i == inputs - 1 && !right)) continue;
+#pragma unroll
+        for (int s = i % Gw::stride; s < taps; s += Gw::stride) {
+          const int column = (i - s) / Gw::stride;
+          if (i < s || column >= columns) continue;
+#pragma unroll
+          for (int k = 0; k < 4; ++k) sums[r][s][c][k] += x[i] * dy[k][column];
+        }
+      }
+    }
+  }
+}
+
+// Adds some columns of a row of grad_output to what the thread has of the bias.
+template <int columns, int biases>
+__device__ __forceinline__ void add_bias(float (&bias)[biases], const float* smem, int grad, int channel) {
+#pragma unroll
+  for (int k = 0; k < biases; ++k)
+#pragma unroll
+    for (int i = 0; i < columns; ++i) bias[k] += smem[grad + 2 * k * channel + i];
+}
+
+// Adds a tile to the sums. A few columns at a time, so that what is multiplied stays in registers; one by one if the
+// tile is not whole.
+template <class Gw>
+__device__ __forceinline__ void add_tile(Sums& sums, float (&bias)[own_biases<Gw>], const Wgrad& g, const float* smem,
+                                         int input, int grad, int own, int y, int at, const Columns& columns) {
+  if (columns.owned >= tile_columns) {
+    constexpr int half = 3;
+    add_columns<Gw, half>(sums, g, smem, input, grad, y, at, columns.left, true);
+    add_columns<Gw, tile_columns - half>(sums, g, smem, input + Gw::stride * half, grad + half, y, at, true,
+                                         Gw::stride * (tile_columns - 1) + 2 < columns.inputs);
+    if (g.grad_bias) add_bias<tile_columns>(bias, smem, grad + own * g.grad_stream.channel, g.grad_stream.channel);
+    return;
+  }
+#pragma unroll 1
+  for (int i = 0; i < columns.owned; ++i) {
+    add_columns<Gw, 1>(sums, g, smem, input + Gw::stride * i, grad + i, y, at, i > 0 || columns.left,
+                       Gw::stride * i + 2 < columns.inputs);
+    if (g.grad_bias) add_bias<1>(bias, smem, grad + own * g.grad_stream.channel + i, g.grad_stream.channel);
+  }
+}
+
+// Sums the pixels of walks [first_walk, end) that the thread's tiles have.
+template <class Gw, class Sync>
+__device__ __forceinline__ void walk_channels(const Wgrad& g, int first_walk, int end, int first_channel, float* smem,
+                                              Sums& sums, float (&bias)[own_biases<Gw>]) {
+  const Stream &in = g.input_stream, &out = g.grad_stream;
+  ChannelLoader<Gw> loader(g, first_walk, end, g.channels - first_channel);
+  int input_to = 0, grad_to = 0;  // of the next chunks to be copied
+  for (int i = 0; i < Gw::ahead; ++i) {
+    loader.copy_next(g, first_channel, smem, input_to, grad_to);
+    input_to += in.chunk;
+    grad_to += out.chunk;
+  }
+  const int tile = Nchw::tile<Gw>(threadIdx.x), tile_column = (tile & (g.segment_tiles - 1)) * tile_columns;
+  const Pair pair = Nchw::pair<Gw>(Nchw::thread_of_tile<Gw>(threadIdx.x));
+  const int channel = pair.k_vector / Gw::group_vectors * Gw::width + 2 * pair.c2;
+  const int input = channel_start(in, channel) + in.lead + Gw::stride * tile_column;
+  const int grad = channel_start(out, 4 * pair.k_vector) + tile_column;
+  const int first_row = first_channel + channel < g.channels ? tile * g.tile_rows / Gw::tiles : 1 << 29;  // of a step
+  for (int walk = first_walk; walk < end; ++walk) {
+    const Run run = run_of(g, walk);
+    const int q = run.column + tile_column;
+    const Columns columns = {g.grad_columns - q, g.columns - Gw::stride * q + 1, q > 0};
+    // `row`: the step's first of grad_output.
+    for (int row = run.row - g.lag * g.band; row < run.row + g.run_rows; row += g.band) {
+      Sync::template copies<Gw::ahead - 1>();
+      Sync::row();
+      loader.copy_next(g, first_channel, smem, input_to, grad_to);
+      const int step_end = min(row + g.band, run.row + run.rows);
+      for (int p = row < run.row ? step_end : row + first_row; p < step_end; p += g.tile_rows) {
+        const int dy = wrapped(out, wrapped_back(out, grad_to - out.since) + (p - row) * out.row);
+        const int x = wrapped(in, wrapped_back(in, input_to - in.since - in.row) + Gw::stride * (p - row) * in.row);
+        add_tile<Gw>(sums, bias, g, smem, input, grad + dy, pair.c2 % 4, Gw::stride * p - 1, x, columns);
+      }
+      input_to = wrapped(in, input_to + in.chunk);
+      grad_to = wrapped(out, grad_to + out.chunk);
+    }
+  }
+}
+
+}  // namespace resnext::cuda::rows_wgrad
