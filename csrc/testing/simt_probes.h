@@ -10,6 +10,7 @@ namespace resnext::testing {
 bool launch_wrapper_probe(const std::string& name, const void* input, void* output, int64_t count, void* stream);
 bool launch_bug_probe(const std::string& name, const void* input, void* output, int64_t count, void* stream);
 bool launch_rows_probe(const std::string& name, const void* input, void* output, int64_t count, void* stream);
+bool launch_mma_probe(const std::string& name, const void* input, void* output, int64_t count, void* stream);
 bool launch_rows_nchw_probe(const std::string& name, const void* input, void* output, int64_t count, void* stream);
 bool launch_rows_wgrad_probe(const std::string& name, const void* input, void* output, int64_t count, void* stream);
 
@@ -17,6 +18,7 @@ inline bool launch_probe(const std::string& name, const void* input, void* outpu
   return launch_wrapper_probe(name, input, output, count, stream) ||
          launch_bug_probe(name, input, output, count, stream) ||
          launch_rows_probe(name, input, output, count, stream) ||
+         launch_mma_probe(name, input, output, count, stream) ||
          launch_rows_nchw_probe(name, input, output, count, stream) ||
          launch_rows_wgrad_probe(name, input, output, count, stream);
 }
