@@ -197,7 +197,7 @@ def test_random_problems(case, dtype, weight, seed):
 
 
 # (kernel, channels of a block, width, elements of the result for one of the source)
-PROBES = {"mma_8": (16, 8, 1)}
+PROBES = {"mma_8": (16, 8, 1), "mma_32": (32, 32, 1), "mma_32_s2": (32, 32, 1), "spread_32": (32, 32, 4)}
 
 
 def probe(kernel, bug, seed):
@@ -210,8 +210,9 @@ def probe(kernel, bug, seed):
 
 
 BUGS = ["no_barrier_after_weights", "no_async_wait", "async_wait_too_lax"]
-# ldmatrix brings the lanes of a warp together, so its missing barrier is for the proofs of test_races.py to find.
+# ldmatrix brings the lanes of a warp together, so the missing barrier of a team of one is for test_races.py to find.
 CAUGHT = [(kernel, bug) for kernel in PROBES for bug in BUGS]
+CAUGHT += [(kernel, "no_team_barrier") for kernel in PROBES if "32" in kernel]
 
 
 @pytest.mark.parametrize("seed", range(1, 9))

@@ -51,7 +51,13 @@ def struct_fields(struct):
     """{field: (offset, type)} of a struct that is a kernel's only parameter, and its size."""
     text = (cubins.ROOT / "csrc/cuda" / STRUCTS[struct]).read_text()
     body = re.search(rf"struct {struct} \{{\n(.*?)\n\}};", text, re.S)[1]
-    kinds = {"float": ("pointer", "u8"), "int64_t": ("u64", "u8"), "int": ("u32", "u4"), "bool": ("u8", "u1")}
+    kinds = {
+        "float": ("pointer", "u8"),
+        "void": ("pointer", "u8"),
+        "int64_t": ("u64", "u8"),
+        "int": ("u32", "u4"),
+        "bool": ("u8", "u1"),
+    }
     found = {}
     for kind, names in re.findall(r"^  (?:const )?(\w+)\b([^;]*);", body, re.M):
         for name in (name.strip(" *") for name in names.split(",")):
@@ -63,6 +69,7 @@ def struct_fields(struct):
 
 # The structs that kernels take, known by their sizes.
 STRUCTS = {"Rows": "rows_nhwc_load.h", "Plan": "rows_nchw_plan.h", "Wgrad": "rows_wgrad_load.h"}
+STRUCTS["Lines"] = "mma_nhwc_load.h"
 
 
 def tiles_launch(kind, images, rows, columns):
@@ -129,6 +136,36 @@ def wgrad_kernels():
                 )
 
 
+def lines_launch(width, images, source, result):
+    """What launch_lines of mma_nhwc.h gives its kernel for one block of channels, by the maps' sizes."""
+    channels = 16 if width == 8 else width
+    rows, columns = (min(a, b) for a, b in zip(source, result, strict=True))
+    tile = 8 if columns <= 7 else 16
+    spread = 2 if result > source else 1
+    half = tile == 16
+    return {
+        **{"bias": 0, "images": images, "channels": channels, "channel_blocks": 1, "strips": -(-columns // 16)},
+        **{"weight_s": 1, "weight_r": 3, "weight_source": 9, "weight_result": 9 * width, "weight_group": 9 * width**2},
+        **{"rows": source[0], "columns": source[1], "result_rows": result[0], "result_columns": result[1]},
+        **{"source_row": 2 * source[1] * channels, "result_row": 2 * result[1] * channels},
+        **{"lower_half": 16 * spread * channels if half else result[0] * 2 * result[1] * channels},
+        **{"tile_columns": tile, "tile_images": 16 // tile, "runs": 1, "run_rows": rows, "walk": 1},
+    }
+
+
+def lines_kernels():
+    """Rows for CORRECT: two teams with work, borders, more rows than the ring has stages; a map that fills no tile."""
+    for width in (8, 16, 32, 64):
+        threads = {8: 128, 16: 128, 32: 512, 64: 256}[width]
+        for kind in (f"Gather<{width}, 1>", f"Gather<{width}, 2>", f"Spread<{width}>"):
+            for images, small in ((2, (3, 9)), (3, (5, 7))):
+                large = tuple(2 * size for size in small)
+                source, result = (large if ", 2>" in kind else small), (large if "Spread" in kind else small)
+                integers = lines_launch(width, images, source, result)
+                for dtype in ("f16", "bf16"):
+                    yield "mma_nhwc", f"stream_lines<{dtype}, {kind}, Sync>", threads, 80896, integers
+
+
 # Source, kernel, threads, bytes of dynamic shared memory, integers among the parameters: by index or, if the parameter
 # is a struct, by the field's name. Every kernel that uses shared memory has a row here, or a reason in NOT_VERIFIED.
 CORRECT = [
@@ -140,6 +177,7 @@ CORRECT = [
     *rows_kernels(),
     *tiles_kernels(),
     *wgrad_kernels(),
+    *lines_kernels(),
 ]
 # The test of the test: the same kernels with one fault each.
 FAULTY_ROWS = {
@@ -147,6 +185,13 @@ FAULTY_ROWS = {
     "Spread<8>": rows_launch(8, (4, 30), (8, 60), tiles=4, images=1),
 }
 ROWS_FAULTS = ("NoBarrierAfterWeights", "NoSyncwarp", "NoAsyncWait", "AsyncWaitTooLax")
+FAULTY_LINES = {
+    "Gather<8, 1>": (128, lines_launch(8, 2, (5, 9), (5, 9))),
+    "Gather<32, 1>": (512, lines_launch(32, 2, (5, 9), (5, 9))),
+    "Gather<32, 2>": (512, lines_launch(32, 2, (10, 18), (5, 9))),
+    "Spread<32>": (512, lines_launch(32, 2, (5, 9), (10, 18))),
+}
+LINES_FAULTS = ("NoBarrierAfterWeights", "NoTeamBarrier", "NoAsyncWait", "AsyncWaitTooLax")
 FAULTY_WGRAD = wgrad_launch(8, 1, "Nhwc", 1, 4, 30)
 WGRAD_FAULTS = ("NoAsyncWait", "AsyncWaitTooLax", "NoBarrierAfterRow", "NoBarrierBeforeSums", "NoBarrierAfterSums")
 WGRAD_FAULTS += ("NoBarrierBeforeResults",)
@@ -159,6 +204,11 @@ FAULTS = [
     ("bug_probes", "async_tiles<async_wait_too_lax>", "potential_race"),
     ("bug_probes", "neighbours<no_syncwarp>", "potential_race"),
     ("bug_probes", "barriers<barrier_in_a_branch>", "not_wellsynced"),
+    *(
+        ("mma_bugs", f"stream_lines<f16, {kind}, {fault}>", "potential_race")
+        for kind in FAULTY_LINES
+        for fault in LINES_FAULTS
+    ),
     *(("rows_wgrad_bugs", f"wgrad_rows<8, 1, Nhwc, {fault}>", "potential_race") for fault in WGRAD_FAULTS),
     *(("rows_nchw_bugs", f"stream_tiles<Gw<16, 2>, {fault}>", "potential_race") for fault in TILES_FAULTS),
     *(
@@ -249,6 +299,8 @@ def test_faults_are_found(entries, tmp_path, source, name, verdict):
         threads, shared, integers = 128, 65536, next(rows for kind, rows in FAULTY_ROWS.items() if kind in name)
     elif source == "rows_nchw_bugs":
         threads, shared, integers = 128, 65536, tiles_launch("Gw<16, 2>", 1, 4, 28)
+    elif source == "mma_bugs":
+        (threads, integers), shared = next(lines for kind, lines in FAULTY_LINES.items() if kind in name), 80896
     elif source == "rows_wgrad_bugs":
         (threads, integers), shared = FAULTY_WGRAD, 65536
     for answer in verify(entries[source, name], tmp_path, threads, shared, integers):

@@ -84,11 +84,15 @@ __device__ __forceinline__ uint32_t packed(float low, float high) {
   return bits;
 }
 
+// A lane's four values of the bias: in registers or, where those are short, in shared memory.
+template <class Kind>
+using Bias = std::conditional_t<Kind::warps == 1, const float4, const float4&>;
+
 // Adds the bias to a row of results, rounds and stores them. What else is to be done to a result belongs here. Four
 // lanes store the 32 bytes of a pixel. At width 8, where a lane has two channels of either group, it first gives those
 // of the one to its neighbour for those of the other.
 template <class Kind, class T>
-__device__ __forceinline__ void store_row(const Lines& g, const Sums& sums, const float4& bias, T* result,
+__device__ __forceinline__ void store_row(const Lines& g, const Sums& sums, Bias<Kind> bias, T* result,
                                           const bool (&exists)[2]) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {

@@ -8,6 +8,7 @@ namespace mma_bugs {
 
 using cuda::mma_nhwc::Gather;
 using cuda::mma_nhwc::Lines;
+using cuda::mma_nhwc::Spread;
 
 struct None : cuda::mma_nhwc::Sync {};
 
@@ -38,7 +39,7 @@ bool run(const void* input, void* output, void* stream) {
   g.images = 2;
   g.rows = 9;
   g.columns = 30;
-  g.result_rows = Kind::spread * g.rows / Kind::stride + Kind::stride - 1;
+  g.result_rows = (Kind::spread * g.rows - 1) / Kind::stride + 1;
   g.result_columns = Kind::spread * g.columns / Kind::stride;
   g.channels = Kind::channels;
   g.source_row = int64_t{2} * g.columns * g.channels;
@@ -70,6 +71,9 @@ bool run_named(const std::string& bug, const void* input, void* output, void* st
 bool launch_mma_probe(const std::string& name, const void* input, void* output, int64_t, void* stream) {
   using namespace mma_bugs;
   if (name.starts_with("mma_8/")) return run_named<Gather<8, 1>>(name.substr(6), input, output, stream);
+  if (name.starts_with("mma_32/")) return run_named<Gather<32, 1>>(name.substr(7), input, output, stream);
+  if (name.starts_with("mma_32_s2/")) return run_named<Gather<32, 2>>(name.substr(10), input, output, stream);
+  if (name.starts_with("spread_32/")) return run_named<Spread<32>>(name.substr(10), input, output, stream);
   return false;
 }
 
