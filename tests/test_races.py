@@ -89,6 +89,7 @@ def struct_fields(struct):
 # The structs that kernels take, and where they stand.
 STRUCTS = {"Rows": "rows_nhwc_load.h", "Plan": "rows_nchw_plan.h", "Wgrad": "rows_wgrad_load.h"}
 STRUCTS |= {"MmaWgrad": "mma_wgrad_load.h"}
+STRUCTS["Lines"] = "mma_nhwc_load.h"
 
 
 def told(struct, probe, *sizes):
@@ -163,6 +164,36 @@ def mma_wgrad_kernels():
             yield "mma_wgrad_f16", f"wgrad_mma<f16, {kind}, Sync>", threads, 65536, integers
 
 
+def lines_launch(width, images, source, result):
+    """What launch_lines of mma_nhwc.h gives its kernel for one block of channels, by the maps' sizes."""
+    channels = 16 if width == 8 else width
+    rows, columns = (min(a, b) for a, b in zip(source, result, strict=True))
+    tile = 8 if columns <= 7 else 16
+    spread = 2 if result > source else 1
+    half = tile == 16
+    return {
+        **{"bias": 0, "images": images, "channels": channels, "channel_blocks": 1, "strips": -(-columns // 16)},
+        **{"weight_s": 1, "weight_r": 3, "weight_source": 9, "weight_result": 9 * width, "weight_group": 9 * width**2},
+        **{"rows": source[0], "columns": source[1], "result_rows": result[0], "result_columns": result[1]},
+        **{"source_row": 2 * source[1] * channels, "result_row": 2 * result[1] * channels},
+        **{"lower_half": 16 * spread * channels if half else result[0] * 2 * result[1] * channels},
+        **{"tile_columns": tile, "tile_images": 16 // tile, "runs": 1, "run_rows": rows, "walk": 1},
+    }
+
+
+def lines_kernels():
+    """Rows for CORRECT: two teams with work, borders, more rows than the ring has stages; a map that fills no tile."""
+    for width in (8, 16, 32, 64):
+        threads = {8: 128, 16: 128, 32: 512, 64: 256}[width]
+        for kind in (f"Gather<{width}, 1>", f"Gather<{width}, 2>", f"Spread<{width}>"):
+            for images, small in ((2, (3, 9)), (3, (5, 7))):
+                large = tuple(2 * size for size in small)
+                source, result = (large if ", 2>" in kind else small), (large if "Spread" in kind else small)
+                integers = lines_launch(width, images, source, result)
+                for dtype in ("f16", "bf16"):
+                    yield "mma_nhwc", f"stream_lines<{dtype}, {kind}, Sync>", threads, 80896, integers
+
+
 # Source, kernel, threads, bytes of dynamic shared memory, integers among the parameters: by index or, if the parameter
 # is a struct, by the field's name. Every kernel that uses shared memory has a row here, or a reason in NOT_VERIFIED.
 CORRECT = [
@@ -175,6 +206,7 @@ CORRECT = [
     *tiles_kernels(),
     *wgrad_kernels(),
     *mma_wgrad_kernels(),
+    *lines_kernels(),
 ]
 # The test of the test: the same kernels with one fault each.
 FAULTY_ROWS = {
@@ -183,6 +215,13 @@ FAULTY_ROWS = {
 }
 ROWS_FAULTS = ("NoBarrierAfterWeights", "NoSyncwarp", "NoAsyncWait", "AsyncWaitTooLax")
 FAULTY_WGRAD = {layout: wgrad_launch(8, 1, layout, 1, 4, 28) for layout in ("Nhwc", "Nchw")}
+FAULTY_LINES = {
+    "Gather<8, 1>": (128, lines_launch(8, 2, (5, 9), (5, 9))),
+    "Gather<32, 1>": (512, lines_launch(32, 2, (5, 9), (5, 9))),
+    "Gather<32, 2>": (512, lines_launch(32, 2, (10, 18), (5, 9))),
+    "Spread<32>": (512, lines_launch(32, 2, (5, 9), (10, 18))),
+}
+LINES_FAULTS = ("NoBarrierAfterWeights", "NoTeamBarrier", "NoAsyncWait", "AsyncWaitTooLax")
 WGRAD_FAULTS = ("NoAsyncWait", "AsyncWaitTooLax", "NoBarrierAfterRow", "NoBarrierBeforeSums", "NoBarrierAfterSums")
 WGRAD_FAULTS += ("NoBarrierBeforeResults",)
 # A team of one warp has its lanes meet at every ldmatrix and mma, so there the checker does not miss the barrier.
@@ -202,6 +241,11 @@ FAULTS = [
         for fault in WGRAD_FAULTS
     ),
     *(("mma_wgrad_bugs", f"wgrad_mma<f16, {kind}, {fault}>", "potential_race") for kind, fault in MMA_WGRAD_FAULTS),
+    *(
+        ("mma_bugs", f"stream_lines<f16, {kind}, {fault}>", "potential_race")
+        for kind in FAULTY_LINES
+        for fault in LINES_FAULTS
+    ),
     *(("rows_nchw_bugs", f"stream_tiles<Gw<16, 2>, {fault}>", "potential_race") for fault in TILES_FAULTS),
     *(
         ("rows_bugs", f"stream_rows<{kind}, Wide, {fault}>", "potential_race")
@@ -291,6 +335,8 @@ def test_faults_are_found(entries, tmp_path, source, name, verdict):
         threads, shared, integers = 128, 65536, next(rows for kind, rows in FAULTY_ROWS.items() if kind in name)
     elif source == "rows_nchw_bugs":
         threads, shared, integers = 128, 65536, tiles_launch("Gw<16, 2>", 1, 4, 28)
+    elif source == "mma_bugs":
+        (threads, integers), shared = next(lines for kind, lines in FAULTY_LINES.items() if kind in name), 80896
     elif source == "rows_wgrad_bugs":
         (threads, integers), shared = next(v for k, v in FAULTY_WGRAD.items() if k in name), 65536
     elif source == "mma_wgrad_bugs":

@@ -1,5 +1,6 @@
 #include "generic.h"
 #include "grouped_conv.h"
+#include "mma_nhwc_entries.h"
 #include "mma_wgrad.h"
 #include "rows.h"
 #include "rows_nchw_entries.h"
@@ -27,6 +28,22 @@ const KernelTable<FpropArgs>& fprop_table() {
       {"fprop_rows_gw8_f32_nchw_s2", rows_nchw_why_not<8, 2>, no_workspace, fprop_rows_nchw<8, 2>, true},
       {"fprop_rows_gw16_f32_nchw_s2", rows_nchw_why_not<16, 2>, no_workspace, fprop_rows_nchw<16, 2>, true},
       {"fprop_rows_gw32_f32_nchw_s2", rows_nchw_why_not<32, 2>, no_workspace, fprop_rows_nchw<32, 2>, true},
+      fprop_mma_nhwc<DType::f16, 8, 1>("fprop_mma_gw8_f16_nhwc"),
+      fprop_mma_nhwc<DType::f16, 16, 1>("fprop_mma_gw16_f16_nhwc"),
+      fprop_mma_nhwc<DType::f16, 32, 1>("fprop_mma_gw32_f16_nhwc"),
+      fprop_mma_nhwc<DType::f16, 64, 1>("fprop_mma_gw64_f16_nhwc"),
+      fprop_mma_nhwc<DType::f16, 8, 2>("fprop_mma_gw8_f16_nhwc_s2"),
+      fprop_mma_nhwc<DType::f16, 16, 2>("fprop_mma_gw16_f16_nhwc_s2"),
+      fprop_mma_nhwc<DType::f16, 32, 2>("fprop_mma_gw32_f16_nhwc_s2"),
+      fprop_mma_nhwc<DType::f16, 64, 2>("fprop_mma_gw64_f16_nhwc_s2"),
+      fprop_mma_nhwc<DType::bf16, 8, 1>("fprop_mma_gw8_bf16_nhwc"),
+      fprop_mma_nhwc<DType::bf16, 16, 1>("fprop_mma_gw16_bf16_nhwc"),
+      fprop_mma_nhwc<DType::bf16, 32, 1>("fprop_mma_gw32_bf16_nhwc"),
+      fprop_mma_nhwc<DType::bf16, 64, 1>("fprop_mma_gw64_bf16_nhwc"),
+      fprop_mma_nhwc<DType::bf16, 8, 2>("fprop_mma_gw8_bf16_nhwc_s2"),
+      fprop_mma_nhwc<DType::bf16, 16, 2>("fprop_mma_gw16_bf16_nhwc_s2"),
+      fprop_mma_nhwc<DType::bf16, 32, 2>("fprop_mma_gw32_bf16_nhwc_s2"),
+      fprop_mma_nhwc<DType::bf16, 64, 2>("fprop_mma_gw64_bf16_nhwc_s2"),
       {"fprop_generic", generic_why_not, generic_gather_workspace, fprop_generic, true},
   };
   return table;
@@ -50,6 +67,22 @@ const KernelTable<DgradArgs>& dgrad_table() {
       {"dgrad_rows_gw8_f32_nchw_s2", rows_nchw_why_not<8, 2>, no_workspace, dgrad_rows_nchw<8, 2>},
       {"dgrad_rows_gw16_f32_nchw_s2", rows_nchw_why_not<16, 2>, no_workspace, dgrad_rows_nchw<16, 2>},
       {"dgrad_rows_gw32_f32_nchw_s2", rows_nchw_why_not<32, 2>, no_workspace, dgrad_rows_nchw<32, 2>},
+      dgrad_mma_nhwc<DType::f16, 8, 1>("dgrad_mma_gw8_f16_nhwc"),
+      dgrad_mma_nhwc<DType::f16, 16, 1>("dgrad_mma_gw16_f16_nhwc"),
+      dgrad_mma_nhwc<DType::f16, 32, 1>("dgrad_mma_gw32_f16_nhwc"),
+      dgrad_mma_nhwc<DType::f16, 64, 1>("dgrad_mma_gw64_f16_nhwc"),
+      dgrad_mma_nhwc<DType::f16, 8, 2>("dgrad_mma_gw8_f16_nhwc_s2"),
+      dgrad_mma_nhwc<DType::f16, 16, 2>("dgrad_mma_gw16_f16_nhwc_s2"),
+      dgrad_mma_nhwc<DType::f16, 32, 2>("dgrad_mma_gw32_f16_nhwc_s2"),
+      dgrad_mma_nhwc<DType::f16, 64, 2>("dgrad_mma_gw64_f16_nhwc_s2"),
+      dgrad_mma_nhwc<DType::bf16, 8, 1>("dgrad_mma_gw8_bf16_nhwc"),
+      dgrad_mma_nhwc<DType::bf16, 16, 1>("dgrad_mma_gw16_bf16_nhwc"),
+      dgrad_mma_nhwc<DType::bf16, 32, 1>("dgrad_mma_gw32_bf16_nhwc"),
+      dgrad_mma_nhwc<DType::bf16, 64, 1>("dgrad_mma_gw64_bf16_nhwc"),
+      dgrad_mma_nhwc<DType::bf16, 8, 2>("dgrad_mma_gw8_bf16_nhwc_s2"),
+      dgrad_mma_nhwc<DType::bf16, 16, 2>("dgrad_mma_gw16_bf16_nhwc_s2"),
+      dgrad_mma_nhwc<DType::bf16, 32, 2>("dgrad_mma_gw32_bf16_nhwc_s2"),
+      dgrad_mma_nhwc<DType::bf16, 64, 2>("dgrad_mma_gw64_bf16_nhwc_s2"),
       {"dgrad_generic", generic_why_not, generic_gather_workspace, dgrad_generic},
   };
   return table;

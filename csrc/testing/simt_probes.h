@@ -11,6 +11,7 @@ bool launch_wrapper_probe(const std::string& name, const void* input, void* outp
 bool launch_bug_probe(const std::string& name, const void* input, void* output, int64_t count, void* stream);
 bool launch_mma_wgrad_probe(const std::string& name, const void* input, void* output, int64_t count, void* stream);
 bool launch_rows_probe(const std::string& name, const void* input, void* output, int64_t count, void* stream);
+bool launch_mma_probe(const std::string& name, const void* input, void* output, int64_t count, void* stream);
 bool launch_rows_nchw_probe(const std::string& name, const void* input, void* output, int64_t count, void* stream);
 bool launch_rows_wgrad_probe(const std::string& name, const void* input, void* output, int64_t count, void* stream);
 
@@ -19,6 +20,7 @@ inline bool launch_probe(const std::string& name, const void* input, void* outpu
          launch_bug_probe(name, input, output, count, stream) ||
          launch_mma_wgrad_probe(name, input, output, count, stream) ||
          launch_rows_probe(name, input, output, count, stream) ||
+         launch_mma_probe(name, input, output, count, stream) ||
          launch_rows_nchw_probe(name, input, output, count, stream) ||
          launch_rows_wgrad_probe(name, input, output, count, stream);
 }

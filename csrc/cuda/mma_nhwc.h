@@ -1,0 +1,120 @@
+#pragma once
+#include "launch.h"
+#include "mma_nhwc_edges.h"
+#include "mma_nhwc_stride2.h"
+
+namespace resnext::cuda::mma_nhwc {
+
+template <class Kind>
+struct Smem {
+  uint4 ring[Kind::teams][Kind::stages * stage_vectors<Kind>];
+  WeightStage<Kind> weights;
+  Walk walk[Kind::teams];  // here, as registers are short
+};
+
+// The walk at stride 1. Source row y meets result rows y - 1 (tap row 2), y and y + 1 (tap row 0), whose sums are in
+// three places that take turns, as do the three stages of the ring: the loop is unrolled by three.
+template <class Kind, class T, class Sync>
+__device__ __forceinline__ void stream_stride1(const Lines& g, const Walk& walk, const Weights<Kind>& weights,
+                                               Bias<Kind> bias, uint4* stages) {
+  const int first = first_source_row<Kind>(walk), rows = end_source_row<Kind>(g, walk) - first;
+  // Results of the run above come out first, and are not stored: one is made with every source row, and `made` of the
+  // run. The last row of an image is complete with its last source row, as the one before it.
+  const int made = first + rows - 1 - walk.row;
+  Tile<T> tile = tile_of<Kind, T>(g, walk);
+  Ring<Kind, T, Sync> ring(g, walk, stages);
+  for (int segment = 0; segment < (Kind::walks ? walk.segments : 1); ++segment, tile.next_images(g)) {
+    T* result = advance(tile.result, (made - rows) * g.result_row);
+    Sums sums[taps];
+    for (auto& row : sums) clear(row);
+    for (int left = rows; left > 0;) {
+#pragma unroll
+      for (int turn = 0; turn < taps && left > 0; ++turn, --left) {
+        const uint4* row = ring.next(g, turn, left);
+        clear(sums[(turn + 2) % taps]);
+#pragma unroll
+        for (int s = 0; s < taps; ++s)
+#pragma unroll
+          for (int step = 0; step < Kind::steps; ++step) {
+            uint32_t pixels[4];
+            load_pixels<Kind>(pixels, row, Kind::start(s), step);
+#pragma unroll
+            for (int r = 0; r < taps; ++r)
+              multiply<Kind, T>(sums[(turn + 2 - r) % taps], pixels, weights[step][r * taps + s]);
+          }
+        store_row<Kind>(g, sums[turn], bias, result, {left <= made && tile.exists[0], left <= made && tile.exists[1]});
+        result = advance(result, g.result_row);
+        if (left == 1 && walk.row + g.run_rows >= g.rows)
+          store_row<Kind, T>(g, sums[(turn + 1) % taps], bias, result, tile.exists);
+      }
+    }
+  }
+}
+
+template <class Kind, class T, class Sync>
+__device__ __forceinline__ void stream(const Lines& g, const Walk& walk, const Weights<Kind>& weights, Bias<Kind> bias,
+                                       uint4* stages) {
+  if constexpr (Kind::spread == 2)
+    stream_spread<Kind, T, Sync>(g, walk, weights, bias, stages);
+  else if constexpr (Kind::stride == 2)
+    stream_stride2<Kind, T, Sync>(g, walk, weights, bias, stages);
+  else
+    stream_stride1<Kind, T, Sync>(g, walk, weights, bias, stages);
+}
+
+template <class T, class Kind, class Sync>
+__global__ void __launch_bounds__(Kind::threads, Kind::blocks) stream_lines(Lines g) {
+  if constexpr (architecture >= 80) {
+    auto& smem = dynamic_smem<Smem<Kind>>();
+    const int team = threadIdx.x / (32 * Kind::warps);
+    const Walk& walk = smem.walk[team];
+    if (threadIdx.x % (32 * Kind::warps) == 0) smem.walk[team] = walk_of<Kind>(g);
+    Weights<Kind> weights;
+    load_weights<Kind, T, Sync>(g, smem.weights, weights);
+    if (walk.segments == 0) return;
+    Bias<Kind> bias = smem.weights.bias[threadIdx.x / 32 % Kind::warps][threadIdx.x % 4];
+    stream<Kind, T, Sync>(g, walk, weights, bias, smem.ring[team]);
+    if (!has_special(smem.weights)) return;
+    Sync::template row<Kind::warps>(team);
+    mend_edges<Kind, T>(g, walk);
+  }
+}
+
+template <class Kind>
+int64_t blocks(const Lines& g, int64_t walk) {
+  return g.channel_blocks * blocks_for(blocks_for(g.images, walk * g.tile_images) * g.strips * g.runs, Kind::teams);
+}
+
+// How the work is shared out, by the shape only. Images of few columns lie side by side in a tile. Runs are as tall as
+// leaves 8 warps for each multiprocessor of a large GPU, since each reads two rows more than it makes; and a team walks
+// along several images where the weights would else be a large part of what it reads.
+template <class Kind>
+void share_out(Lines& g) {
+  constexpr int64_t enough_warps = 1024, enough_blocks = 128, least_rows = 7;
+  const int64_t columns = blocks_for(g.result_columns, Kind::spread), rows = blocks_for(g.result_rows, Kind::spread);
+  g.tile_columns = columns <= 3 ? 4 : columns <= 7 ? 8 : tile_pixels;
+  g.tile_images = tile_pixels / g.tile_columns;
+  g.lower_half = g.tile_images == 1 ? tile_pixels / 2 * Kind::spread * g.result_row / g.result_columns
+                                    : g.tile_images / 2 * g.result_rows * g.result_row;
+  g.channel_blocks = static_cast<int>(blocks_for(g.channels, Kind::channels));
+  g.strips = static_cast<int>(blocks_for(columns, tile_pixels));
+  const int64_t tiles = blocks_for(g.images, g.tile_images), whole = tiles * g.strips;
+  int64_t runs = 1;
+  while (whole * g.channel_blocks * Kind::warps * runs < enough_warps && rows / (2 * runs) >= least_rows) runs *= 2;
+  g.run_rows = static_cast<int>(blocks_for(rows, runs));
+  g.runs = static_cast<int>(blocks_for(rows, g.run_rows));
+  const int64_t weights = taps * taps * Kind::width;  // of a channel; and what a team reads and writes of it
+  const int64_t pixels = int64_t{Kind::stride * Kind::stride + Kind::spread * Kind::spread} * tile_pixels * g.run_rows;
+  g.walk = 1;
+  while (Kind::walks && 8 * weights > Kind::teams * g.walk * pixels && blocks<Kind>(g, 2 * g.walk) >= enough_blocks)
+    g.walk *= 2;
+}
+
+template <class T, class Kind, class Sync = Sync>
+void launch_lines(Lines g, void* stream) {
+  share_out<Kind>(g);
+  const int64_t count = blocks<Kind>(g, g.walk);
+  if (count > 0) launch(stream_lines<T, Kind, Sync>, {count}, {Kind::threads}, sizeof(Smem<Kind>), stream, g);
+}
+
+}  // namespace resnext::cuda::mma_nhwc

@@ -1,0 +1,59 @@
+#pragma once
+// What blocks do whose weights are not all finite. The columns beside the image are zeros in the ring, which is the
+// same as none unless they meet an infinite or NaN weight: then results in the first and last columns are NaN that
+// should not be. Those that are not finite are summed once more, one by one and without what is not there.
+#include "mma_nhwc_tile.h"
+
+namespace resnext::cuda::mma_nhwc {
+
+// The source position that a result position reads by a tap; -1 if there is none.
+template <class Kind>
+__device__ __forceinline__ int source_position(int result, int tap, int size) {
+  const int at = Kind::spread == 1 ? Kind::stride * result - 1 + tap : result + 1 - tap;
+  if (Kind::spread == 2 && at % 2 != 0) return -1;
+  return at / Kind::spread < size ? at / Kind::spread : -1;
+}
+
+template <class Kind, class T>
+__device__ __forceinline__ float result_at(const Lines& g, int64_t image, int p, int q, int channel) {
+  const T* source = static_cast<const T*>(g.source) + channel / Kind::width * Kind::width;
+  const T* weight = static_cast<const T*>(g.weight) + channel / Kind::width * g.weight_group +
+                    channel % Kind::width * g.weight_result;
+  float sum = g.bias ? to_acc(static_cast<const T*>(g.bias)[channel]) : 0;
+#pragma unroll 1
+  for (int tap = 0; tap < taps * taps; ++tap) {
+    const int y = source_position<Kind>(p, tap / taps, g.rows), x = source_position<Kind>(q, tap % taps, g.columns);
+    if (y < 0 || x < 0) continue;
+    const T* pixel = advance(source, (image * g.rows + y) * g.source_row) + static_cast<int64_t>(x) * g.channels;
+    const T* of_tap = weight + tap / taps * g.weight_r + tap % taps * g.weight_s;
+#pragma unroll 1
+    for (int c = 0; c < Kind::width; ++c) sum += to_acc(pixel[c]) * to_acc(of_tap[c * g.weight_source]);
+  }
+  return sum;
+}
+
+// Mends the first and last column of the image in what the team has made.
+template <class Kind, class T>
+__device__ __forceinline__ void mend_edges(const Lines& g, const Walk& walk) {
+  constexpr int lanes = 32 * Kind::warps;
+  const int first = Kind::spread * walk.row, rows = min(Kind::spread * g.run_rows, g.result_rows - first);
+  const int images = min((Kind::walks ? walk.segments : 1) * g.tile_images, g.images - walk.image);
+  const int strip = Kind::spread * walk.column, strip_end = strip + Kind::spread * tile_pixels;
+#pragma unroll 1
+  for (int side = 0; side < 2; ++side) {
+    const int q = side == 0 ? 0 : g.result_columns - 1;
+    if (q < strip || q >= strip_end) continue;
+#pragma unroll 1
+    for (int64_t i = threadIdx.x % lanes; i < int64_t{Kind::channels} * rows * images; i += lanes) {
+      const int channel = first_channel<Kind>(g) + static_cast<int>(i % Kind::channels);
+      if (channel >= g.channels) continue;
+      const int64_t image = walk.image + i / Kind::channels / rows;
+      const int p = first + static_cast<int>(i / Kind::channels % rows);
+      T* result = advance(static_cast<T*>(g.result), (image * g.result_rows + p) * g.result_row) +
+                  static_cast<int64_t>(q) * g.channels + channel;
+      if (!is_finite(*result)) *result = from_acc<T>(result_at<Kind, T>(g, image, p, q, channel));
+    }
+  }
+}
+
+}  // namespace resnext::cuda::mma_nhwc

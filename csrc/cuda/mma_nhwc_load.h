@@ -1,0 +1,215 @@
+#pragma once
+// What the tensor-core kernels are made of up to shared memory: sizes, what a launch is told, segments, and the copies
+// of source rows. mma_nhwc.h says how it all fits together.
+#include <type_traits>
+
+#include "device.h"
+#include "generic_index.h"
+
+namespace resnext::cuda::mma_nhwc {
+
+constexpr int taps = 3, tile_pixels = 16, warp_channels = 16;
+
+// What differs between group widths. A team of warps shares the source rows of its channels: those of one group or, at
+// width 8, of two. Widths that are no multiple of 16 leave channels of the team empty.
+template <int group_width>
+struct Team {
+  static constexpr int width = group_width, warps = (width + warp_channels - 1) / warp_channels;
+  static constexpr int channels = width == 8 ? 16 : width;           // that exist
+  static constexpr int vectors = 2 * warps;                          // of 8 channels, of a pixel in the ring
+  static constexpr int depth = width == 8 ? 8 : 16;                  // source channels of one mma
+  static constexpr int steps = width == 8 ? 1 : warps;               // mmas over the source channels of a group
+  static constexpr int halves = depth / 8;                           // of a step
+  static constexpr int teams = warps == 1 ? 4 : warps == 2 ? 8 : 2;  // of a block, which share the weights
+  static constexpr int threads = 32 * warps * teams;
+  static constexpr bool walks = warps > 2;  // along several images, as two teams are few for so many weights
+  static constexpr int blocks = width <= 8 ? 6 : width <= 16 ? 5 : 1;  // per multiprocessor
+};
+
+// Kernels that gather: a result position reads three source rows and columns, `stride` apart from the next one's and
+// starting `before` its own. At stride 2 the ring keeps even columns before odd ones, so that each tap reads
+// neighbouring pixels.
+template <int width, int result_stride>
+struct Gather : Team<width> {
+  static constexpr int stride = result_stride, before = 1, halo = taps - stride, spread = 1;
+  static constexpr int stages = stride == 1 ? 3 : 4;  // of the ring
+  static constexpr int pixels = stride * (tile_pixels - 1) + taps;
+
+  // The ring's pixel, and column in the segment, of a lane's ith copy, of which the first is of pixel `first` < 16.
+  __device__ static int column(int first, int i) {
+    if constexpr (stride == 1) return first + tile_pixels * i - 1;
+    return 2 * first + (i == 2 ? 2 * tile_pixels - 1 : -i);
+  }
+  // Where the pixels are that tap column s reads for the tile's first result.
+  __device__ static int start(int s) {
+    if constexpr (stride == 1) return s;
+    return s == 1 ? 0 : tile_pixels + s / 2;
+  }
+};
+
+// The kernel that spreads, dgrad at stride 2: each source position owns two result rows and columns, for which it and
+// the next one are read.
+template <int width>
+struct Spread : Team<width> {
+  static constexpr int stride = 1, before = 0, halo = 1, spread = 2, stages = 4;
+  static constexpr int pixels = tile_pixels + 1;
+  __device__ static int column(int first, int i) { return first + tile_pixels * i; }
+  __device__ static int start(int s) { return s == 0; }
+};
+
+// A stage of the ring: [vector][pixel]. The pitch is such that the 8 vectors that 8 lanes copy, all of 4, 2 or 1
+// pixels, lie in different banks, as do any 8 neighbouring pixels that ldmatrix reads of one vector.
+template <class Kind>
+constexpr int pitch = (Kind::pixels + 7 - 8 / Kind::vectors) / 8 * 8 + 8 / Kind::vectors;
+template <class Kind>
+constexpr int stage_vectors = Kind::vectors * pitch<Kind>;
+
+// What a launch is told. Strides of weights are in elements.
+struct Lines {
+  const void *source, *weight, *bias;
+  void* result;
+  int64_t weight_result, weight_source, weight_group, weight_r, weight_s;
+  int64_t source_row, result_row;  // lengths in bytes
+  int64_t lower_half;              // bytes from the result of a tile's pixel m to that of m + 8
+  int images, channels, channel_blocks, rows, columns, result_rows, result_columns;
+  int tile_columns, tile_images, strips, runs, run_rows, walk;
+};
+
+template <class T>
+__device__ __forceinline__ T* advance(T* pointer, int64_t bytes) {
+  using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
+  return reinterpret_cast<T*>(reinterpret_cast<Byte*>(pointer) + bytes);
+}
+
+// What keeps the lanes in order; a parameter of the kernel so that tests can leave one out.
+struct Sync {
+  __device__ static void weights() { __syncthreads(); }
+  template <int warps>
+  __device__ static void row(int team) {
+    if constexpr (warps == 1)
+      __syncwarp();
+    else
+      ptx::barrier_sync(1 + team, 32 * warps);
+  }
+  template <int newest>
+  __device__ static void copies() {
+    ptx::cp_async_wait_group<newest>();
+  }
+};
+
+// A block has the channels from this one on.
+template <class Kind>
+__device__ __forceinline__ int first_channel(const Lines& g) {
+  return static_cast<int>(blockIdx.x % static_cast<unsigned>(g.channel_blocks)) * Kind::channels;
+}
+
+// What a team makes: a run of rows in a strip of 16 columns of an image, or in narrow images side by side; where groups
+// are wide, then the same of the next images, up to `segments` times. Rows and columns are those of the result or, in
+// Spread, of the source.
+struct Walk {
+  int image, row, column, segments;  // the first image, row and column
+};
+
+template <class Kind>
+__device__ __forceinline__ Walk walk_of(const Lines& g) {
+  const unsigned block = blockIdx.x / static_cast<unsigned>(g.channel_blocks);
+  const Split run = split(static_cast<int64_t>(block) * Kind::teams + threadIdx.x / (32 * Kind::warps), g.runs);
+  const Split strip = split(run.quotient, g.strips);
+  const int64_t images = static_cast<int64_t>(g.walk) * g.tile_images, image = strip.quotient * images;
+  const int64_t left = max(min(images, g.images - image), int64_t{0});
+  return {static_cast<int>(image), static_cast<int>(run.remainder) * g.run_rows,
+          static_cast<int>(strip.remainder) * tile_pixels,
+          (static_cast<int>(left) + g.tile_images - 1) / g.tile_images};
+}
+
+// The source rows that a run reads, as far as the image has them.
+template <class Kind>
+__device__ __forceinline__ int first_source_row(const Walk& walk) {
+  return max(Kind::stride * walk.row - Kind::before, 0);
+}
+template <class Kind>
+__device__ __forceinline__ int end_source_row(const Lines& g, const Walk& walk) {
+  return min(Kind::stride * (walk.row + g.run_rows) - Kind::before + Kind::halo, g.rows);
+}
+
+// A lane's share in copying source rows to the ring: one vector of every 16th pixel.
+template <class Kind, class T>
+struct Loader {
+  static constexpr int count = (Kind::pixels + tile_pixels - 1) / tile_pixels;
+  const T* from;   // the lane's first pixel in the next row
+  unsigned valid;  // bit i: the lane's ith pixel exists; bit 8 + i: in the last segment too
+  int rows, left;  // of a segment, and how many of them are still to be copied
+  int segments;    // still to be begun
+
+  __device__ __forceinline__ static int pixel() { return threadIdx.x % (32 * Kind::warps) / Kind::vectors; }  // first
+  __device__ __forceinline__ static int vector() { return threadIdx.x % Kind::vectors; }
+
+  __device__ __forceinline__ Loader(const Lines& g, const Walk& walk) {
+    const int image = walk.image + pixel() / g.tile_columns, first = pixel() % g.tile_columns;
+    const int y = first_source_row<Kind>(walk), column = Kind::stride * walk.column + Kind::column(first, 0);
+    const int channel = first_channel<Kind>(g) + 8 * vector();
+    from = advance(static_cast<const T*>(g.source), (static_cast<int64_t>(image) * g.rows + y) * g.source_row) +
+           static_cast<int64_t>(column) * g.channels + channel;
+    valid = 0;
+    const bool has_channels = Kind::width == 8 ? channel < g.channels : 8 * vector() < Kind::width;
+    segments = Kind::walks ? walk.segments - 1 : 0;
+#pragma unroll
+    for (int i = 0; i < count; ++i) {
+      const int x = Kind::stride * walk.column + Kind::column(first, i);
+      const bool beyond = tile_pixels * i >= Kind::stride * tile_pixels && g.tile_images > 1;
+      if (!has_channels || x < 0 || x >= g.columns || beyond) continue;
+      if (image < g.images) valid |= 1u << i;
+      if (Kind::walks && image + segments * g.tile_images < g.images) valid |= 256u << i;
+    }
+    rows = left = end_source_row<Kind>(g, walk) - y;
+  }
+
+  // Starts the copy of the next row to the lane's place in a stage, and makes a group of it, an empty one if there is
+  // no such row. `more`: whether the segment has one; a walk along several images goes on with the next of them.
+  __device__ __forceinline__ void copy_next(const Lines& g, uint4* to, bool more) {
+    if (Kind::walks && left == 0 && segments > 0) {
+      left = rows;
+      from = advance(from, (static_cast<int64_t>(g.tile_images) * g.rows - rows) * g.source_row);
+      if (--segments == 0) valid >>= 8;
+    }
+    if (Kind::walks) more = left-- > 0;
+    if (more) {
+#pragma unroll
+      for (int i = 0; i < count; ++i) {
+        if (pixel() + tile_pixels * i >= Kind::pixels) continue;
+        const T* pointer = from + static_cast<int64_t>(Kind::column(0, i) - Kind::column(0, 0)) * g.channels;
+        ptx::cp_async<16>(to + tile_pixels * i, pointer, valid >> i & 1 ? 16 : 0);
+      }
+      from = advance(from, g.source_row);
+    }
+    ptx::cp_async_commit();
+  }
+};
+
+// The rows that a team walks along, in the ring: one is multiplied while the next are on their way.
+template <class Kind, class T, class Sync>
+struct Ring {
+  Loader<Kind, T> loader;
+  uint4* target;        // of the lane's copies, in stage 0
+  const uint4* source;  // what it addresses for ldmatrix, likewise: its 16 pixels of the first two vectors
+
+  __device__ __forceinline__ Ring(const Lines& g, const Walk& walk, uint4* ring)
+      : loader(g, walk),
+        target(ring + loader.vector() * pitch<Kind> + loader.pixel()),
+        source(ring + threadIdx.x % 32 / 16 * pitch<Kind> + threadIdx.x % 16) {
+#pragma unroll
+    for (int i = 0; i < Kind::stages - 1; ++i) loader.copy_next(g, target + i * stage_vectors<Kind>, i < loader.rows);
+  }
+
+  // The next row, once it is there, in the stage named; starts a copy to the one before it. The segment has `left` rows
+  // from the next one on.
+  __device__ __forceinline__ const uint4* next(const Lines& g, int stage, int left) {
+    Sync::template copies<Kind::stages - 2>();
+    Sync::template row<Kind::warps>(threadIdx.x / (32 * Kind::warps));
+    loader.copy_next(g, target + (stage == 0 ? Kind::stages - 1 : stage - 1) * stage_vectors<Kind>,
+                     left >= Kind::stages);
+    return source + stage * stage_vectors<Kind>;
+  }
+};
+
+}  // namespace resnext::cuda::mma_nhwc

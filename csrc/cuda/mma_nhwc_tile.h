@@ -1,0 +1,114 @@
+#pragma once
+// What a warp of the tensor-core kernels owns of a result: 16 pixels x 16 channels of some rows. mma_nhwc.h says how it
+// all fits together.
+#include "mma_nhwc_weights.h"
+
+namespace resnext::cuda::mma_nhwc {
+
+// Two tiles of 16 pixels x 8 channels, as mma leaves them: a lane has columns 2t and 2t + 1 of pixels g and g + 8.
+using Sums = float[2][4];
+
+// The first channel, within those of the team, that a lane stores of four.
+template <class Kind>
+__device__ __forceinline__ int lane_channel() {
+  const int t = threadIdx.x % 4, of_warp = Kind::width == 8 ? t % 2 * 8 + t / 2 * 4 : t * 4;
+  return threadIdx.x / 32 % Kind::warps * warp_channels + of_warp;
+}
+
+// What a lane stores: [0] is pixel g of its tile, [1] is g + 8.
+template <class T>
+struct Tile {
+  T* result;              // four channels of the first row's pixel g (in Spread of the first of its two columns)
+  bool exists[2];         // whether the pixel does
+  bool second_exists[2];  // in Spread: whether it has a second column
+  int images_left[2];     // from the pixel's image on; 0 if the pixel does not exist in any
+
+  __device__ __forceinline__ void next_images(const Lines& g) {
+    result = advance(result, static_cast<int64_t>(g.tile_images) * g.result_rows * g.result_row);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) exists[half] = (images_left[half] -= g.tile_images) > 0;
+  }
+};
+
+template <class Kind, class T>
+__device__ __forceinline__ Tile<T> tile_of(const Lines& g, const Walk& walk) {
+  const int channel = first_channel<Kind>(g) + lane_channel<Kind>();
+  const bool has_channels = lane_channel<Kind>() < Kind::channels && channel < g.channels;
+  Tile<T> tile;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int m = threadIdx.x % 32 / 4 + 8 * half, q = walk.column + m % g.tile_columns;
+    const int image = walk.image + m / g.tile_columns;
+    tile.images_left[half] = has_channels && Kind::spread * q < g.result_columns ? g.images - image : 0;
+    tile.exists[half] = tile.images_left[half] > 0;
+    tile.second_exists[half] = Kind::spread * q + 1 < g.result_columns;
+    if (half == 0)
+      tile.result = advance(static_cast<T*>(g.result),
+                            (static_cast<int64_t>(image) * g.result_rows + Kind::spread * walk.row) * g.result_row) +
+                    int64_t{Kind::spread} * q * g.channels + channel;
+  }
+  return tile;
+}
+
+__device__ __forceinline__ void clear(Sums& sums) {
+#pragma unroll
+  for (auto& tile : sums)
+#pragma unroll
+    for (float& sum : tile) sum = 0;
+}
+
+// The A operand of one step: 16 neighbouring pixels of a row x 16 channels, of which a lane addresses 8 of a pixel.
+template <class Kind>
+__device__ __forceinline__ void load_pixels(uint32_t (&pixels)[4], const uint4* row, int start, int step) {
+  ptx::ldmatrix(pixels, row + 2 * step * pitch<Kind> + start);
+}
+
+// sums += pixels * weights of one step and tap.
+template <class Kind, class T>
+__device__ __forceinline__ void multiply(Sums& sums, const uint32_t (&pixels)[4],
+                                         const uint32_t (&weights)[2][Kind::halves]) {
+#pragma unroll
+  for (int tile = 0; tile < 2; ++tile) {
+    if constexpr (Kind::depth == 8)  // a tile is a group, and half of the channels
+      ptx::mma_m16n8k8<T>(sums[tile], {pixels[2 * tile], pixels[2 * tile + 1]}, weights[tile]);
+    else
+      ptx::mma_m16n8k16<T>(sums[tile], pixels, weights[tile]);
+  }
+}
+
+template <class T>
+__device__ __forceinline__ uint32_t packed(float low, float high) {
+  const T pair[2] = {from_acc<T>(low), from_acc<T>(high)};
+  uint32_t bits;
+  __builtin_memcpy(&bits, pair, sizeof(bits));
+  return bits;
+}
+
+// A lane's four values of the bias: in registers or, where those are short, in shared memory.
+template <class Kind>
+using Bias = std::conditional_t<Kind::warps == 1, const float4, const float4&>;
+
+// Adds the bias to a row of results, rounds and stores them. What else is to be done to a result belongs here. Four
+// lanes store the 32 bytes of a pixel. At width 8, where a lane has two channels of either group, it first gives those
+// of the one to its neighbour for those of the other.
+template <class Kind, class T>
+__device__ __forceinline__ void store_row(const Lines& g, const Sums& sums, Bias<Kind> bias, T* result,
+                                          const bool (&exists)[2]) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    uint32_t pair[2];
+#pragma unroll
+    for (int tile = 0; tile < 2; ++tile)
+      pair[tile] = packed<T>(sums[tile][2 * half] + (tile == 0 ? bias.x : bias.z),
+                             sums[tile][2 * half + 1] + (tile == 0 ? bias.y : bias.w));
+    uint2 four = make_uint2(pair[0], pair[1]);
+    if constexpr (Kind::width == 8) {
+      const bool odd = threadIdx.x % 2;
+      const uint32_t other = __shfl_xor_sync(0xffffffffu, odd ? four.x : four.y, 1);
+      four = odd ? make_uint2(other, four.y) : make_uint2(four.x, other);
+    }
+    if (exists[half]) *reinterpret_cast<uint2*>(advance(result, half * g.lower_half)) = four;
+  }
+}
+
+}  // namespace resnext::cuda::mma_nhwc

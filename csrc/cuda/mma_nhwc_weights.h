@@ -1,0 +1,117 @@
+#pragma once
+// How weights come to the registers of the tensor-core kernels; mma_nhwc.h says how it all fits together.
+#include "mma_nhwc_load.h"
+#include "numeric.h"
+
+namespace resnext::cuda::mma_nhwc {
+
+// The B operands of a warp's 16 result channels: two tiles of 8. At width 8 the tiles are two groups; else tile j has
+// the channels 4i + 2j and 4i + 2j + 1 of the 16, so that what a lane gets of both are four neighbours.
+template <class Kind>
+using Weights = uint32_t[Kind::steps][taps * taps][2][Kind::halves];
+
+template <class Kind>
+constexpr int tile_of_channel(int n) {
+  return Kind::width == 8 ? n / 8 : n / 2 % 2;
+}
+template <class Kind>
+constexpr int column_of_channel(int n) {
+  return Kind::width == 8 ? n % 8 : n / 4 * 2 + n % 2;
+}
+
+// The weights of one step of the block's team, in the order of the registers: [warp][tap][tile][half][lane], where
+// lanes are exchanged so that those that store at the same time meet in no bank.
+template <class Kind>
+struct WeightStage {
+  uint32_t word[Kind::warps][taps * taps][2][Kind::halves][32];
+  float4 bias[Kind::warps][4];             // by lane % 4: of two channels of tile 0, and of tile 1
+  int special[Kind::warps * Kind::teams];  // whether one of the warps has loaded a weight that is not finite
+};
+
+__device__ __forceinline__ int staged_lane(int lane, int warp, int tile, int half) {
+  return lane ^ tile ^ warp % 2 * 2 ^ half * 16;
+}
+
+template <class T>
+__device__ __forceinline__ bool is_finite(T value) {
+  return to_acc(value) - to_acc(value) == 0;
+}
+
+// Brings one step's weights of the block's channels to shared memory, zeros for channels that do not exist. A thread
+// takes all taps of a pair of channels; of the two, those that are the closer ones in memory follow its neighbours'.
+// Returns whether all that this thread has brought are finite.
+template <class Kind, class T>
+__device__ __forceinline__ bool stage_weights(const Lines& g, int step, WeightStage<Kind>& stage) {
+  constexpr int results = warp_channels * Kind::warps, sources = Kind::depth;
+  const bool sources_closer = g.weight_source < g.weight_result;
+  bool finite = true;
+#pragma unroll 1
+  for (int pair = threadIdx.x; pair < results * sources; pair += Kind::threads) {
+    const int source = sources_closer ? pair % sources : pair / results;
+    const int result = sources_closer ? pair / sources : pair % results;
+    const int channel = first_channel<Kind>(g) + result, of_group = Kind::depth * step + source;
+    const bool exists = result < Kind::channels && of_group < Kind::width && channel < g.channels;
+    const T* from = static_cast<const T*>(g.weight) + channel / Kind::width * g.weight_group +
+                    channel % Kind::width * g.weight_result + of_group * g.weight_source;
+    T values[taps * taps];
+#pragma unroll
+    for (int tap = 0; tap < taps * taps; ++tap)
+      values[tap] = exists ? from[tap / taps * g.weight_r + tap % taps * g.weight_s] : from_acc<T>(0);
+    const int warp = result / warp_channels, n = result % warp_channels;
+    const int tile = tile_of_channel<Kind>(n), half = source / 8;
+    const int lane = staged_lane(column_of_channel<Kind>(n) * 4 + source % 8 / 2, warp, tile, half);
+#pragma unroll
+    for (int tap = 0; tap < taps * taps; ++tap) {
+      finite = finite && is_finite(values[tap]);
+      reinterpret_cast<T*>(&stage.word[warp][tap][tile][half][lane])[source % 2] = values[tap];
+    }
+  }
+  return finite;
+}
+
+// Brings the bias of the block's channels to shared memory, zeros for channels that do not exist.
+template <class Kind, class T>
+__device__ __forceinline__ void stage_bias(const Lines& g, WeightStage<Kind>& stage) {
+  for (int i = threadIdx.x; i < warp_channels * Kind::warps; i += Kind::threads) {
+    const int channel = first_channel<Kind>(g) + i, n = i % warp_channels, column = column_of_channel<Kind>(n);
+    const bool exists = g.bias && i < Kind::channels && channel < g.channels;
+    reinterpret_cast<float*>(&stage.bias[i / warp_channels][column / 2])[tile_of_channel<Kind>(n) * 2 + column % 2] =
+        exists ? to_acc(static_cast<const T*>(g.bias)[channel]) : 0;
+  }
+}
+
+// The warp's weights.
+template <class Kind, class T, class Sync>
+__device__ __forceinline__ void load_weights(const Lines& g, WeightStage<Kind>& stage, Weights<Kind>& weights) {
+  const int lane = threadIdx.x % 32, of_block = threadIdx.x / 32, warp = of_block % Kind::warps;
+  bool finite = true;
+  stage_bias<Kind, T>(g, stage);
+#pragma unroll
+  for (int step = 0; step < Kind::steps; ++step) {
+    if (step > 0) Sync::weights();  // all have read those of the step before
+    finite = stage_weights<Kind, T>(g, step, stage) && finite;
+    if (step == Kind::steps - 1) {
+      const bool special = __any_sync(0xffffffffu, !finite);
+      if (lane == 0) stage.special[of_block] = special;
+    }
+    Sync::weights();
+#pragma unroll
+    for (int tap = 0; tap < taps * taps; ++tap)
+#pragma unroll
+      for (int tile = 0; tile < 2; ++tile)
+#pragma unroll
+        for (int half = 0; half < Kind::halves; ++half)
+          weights[step][tap][tile][half] = stage.word[warp][tap][tile][half][staged_lane(lane, warp, tile, half)];
+  }
+}
+
+// Whether the block has weights that are not finite.
+template <class Kind>
+__device__ __forceinline__ bool has_special(const WeightStage<Kind>& stage) {
+  bool special = false;
+#pragma unroll
+  for (const int of_warp : stage.special) special = special || of_warp != 0;
+  return special;
+}
+
+}  // namespace resnext::cuda::mma_nhwc

@@ -1,0 +1,1 @@
+#include "testing/mma_bugs.cu"
