@@ -197,7 +197,7 @@ struct Ring {
       : loader(g, walk),
         target(ring + loader.vector() * pitch<Kind> + loader.pixel()),
         source(ring + threadIdx.x % 32 / 16 * pitch<Kind> + threadIdx.x % 16) {
-#pragma unroll
+#pragma unroll 1
     for (int i = 0; i < Kind::stages - 1; ++i) loader.copy_next(g, target + i * stage_vectors<Kind>, i < loader.rows);
   }
 
