@@ -46,6 +46,12 @@ Lines lines(const FpropArgs& args) {
   g.columns = static_cast<int>(s.w);
   g.result_rows = static_cast<int>(s.p());
   g.result_columns = static_cast<int>(s.q());
+  if (args.problem.fused) {
+    g.relu = args.epilogue.relu;
+    g.scale = static_cast<const float*>(args.epilogue.scale);
+    g.shift = static_cast<const float*>(args.epilogue.shift);
+    g.residual = args.epilogue.residual;
+  }
   return g;
 }
 
@@ -87,7 +93,7 @@ inline int64_t no_workspace(const Problem&, int) { return 0; }
 template <DType dtype, int width, int stride>
 KernelEntry<FpropArgs> fprop_mma_nhwc(const char* name) {
   using namespace mma_nhwc;
-  return {name, why_not<dtype, width, stride>, no_workspace, fprop<dtype, width, stride>};
+  return {name, why_not<dtype, width, stride>, no_workspace, fprop<dtype, width, stride>, true};
 }
 
 template <DType dtype, int width, int stride>

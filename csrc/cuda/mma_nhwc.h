@@ -1,4 +1,35 @@
 #pragma once
+// Tensor-core fprop and dgrad in fp16 and bf16, NHWC, 3x3, padding 1, groups of 8, 16, 32 or 64 channels:
+//
+//   fprop  output[n,p,q,k]     = bias[k] + sum over r,s,c of input[n,t*p+r-1,t*q+s-1,c]     * weight[k,c,r,s]
+//   dgrad  grad_input[n,h,w,c] =           sum over r,s,k of grad_output[n,h+1-r,w+1-s,k]   * weight[k,c,r,s]
+//
+// with stride t, 1 or 2 in fprop and 1 in dgrad. The second is the first with the weight's taps turned by 180 degrees
+// and its channels swapped, which strides do; below, "source" and "result" are the tensors read and written. dgrad at
+// stride 2 and fprop at stride 2 walk in their own ways, see mma_nhwc_stride2.h.
+//
+//   block  16 channels (32 and 64 in groups so wide) x several teams, which share the loading of weights, nothing else
+//   team   those channels x 16 pixels of a row (or 2 x 8, 4 x 4 of images side by side) x a run of rows, by 1, 2 or 4
+//          warps, which share the source rows
+//   warp   16 channels of the 16 pixels: two mma tiles of 16 x 8, in three rows of sums that take turns
+//   lane   (g = lane / 4, t = lane % 4) the pixels g and g + 8 x two columns of either tile
+//
+//       pixels      0 .. 15            lane t stores channels 4t .. 4t + 3 of its pixels, a quad the sector
+//       channels  ________________     at width 8 tile j is group j, and lanes t and t ^ 1 exchange halves first,
+//       0 .. 7    tile 0 | tile 1      else channels 4i + 2j and 4i + 2j + 1 are columns 2i and 2i + 1 of tile j
+//
+// Registers hold the weights of a warp as B operands: 9 taps x two tiles x 8 or 16 source channels, 18 to 144
+// registers. A operands come by ldmatrix.x4 from the ring: 16 pixels, shifted by the tap's column, x 16 channels. Each
+// serves two tiles and three tap rows.
+//
+// Shared memory. ring: [team][stage][vector of 8 channels][pixel], a stage a source row with its neighbours on both
+// sides; mma_nhwc_load.h says why no access meets itself in a bank. Weights pass through once, in the registers' order.
+//
+// Synchronisation. weights(): all have stored, or all have read, a step's weights. row(), of a team, once per source
+// row: the copies that its lanes have waited for are visible to all, and all are done with the stage that is filled
+// anew. Copies of two rows or more are under way meanwhile: 18 KB on a multiprocessor at the least up to width 32.
+//
+// Limits: compute capability 8.0; activations are 16-byte aligned; all sizes are less than 2^30.
 #include "launch.h"
 #include "mma_nhwc_edges.h"
 #include "mma_nhwc_stride2.h"
@@ -44,8 +75,11 @@ __device__ __forceinline__ void stream_stride1(const Lines& g, const Walk& walk,
           }
         store_row<Kind>(g, sums[turn], bias, result, {left <= made && tile.exists[0], left <= made && tile.exists[1]});
         result = advance(result, g.result_row);
-        if (left == 1 && walk.row + g.run_rows >= g.rows)
-          store_row<Kind, T>(g, sums[(turn + 1) % taps], bias, result, tile.exists);
+        if (left == 1) {
+          const bool at_bottom = walk.row + g.run_rows >= g.rows;
+          store_row<Kind, T>(g, sums[(turn + 1) % taps], bias, result,
+                             {at_bottom && tile.exists[0], at_bottom && tile.exists[1]});
+        }
       }
     }
   }

@@ -51,7 +51,9 @@ __device__ __forceinline__ void mend_edges(const Lines& g, const Walk& walk) {
       const int p = first + static_cast<int>(i / Kind::channels % rows);
       T* result = advance(static_cast<T*>(g.result), (image * g.result_rows + p) * g.result_row) +
                   static_cast<int64_t>(q) * g.channels + channel;
-      if (!is_finite(*result)) *result = from_acc<T>(result_at<Kind, T>(g, image, p, q, channel));
+      if (is_finite(*result)) continue;
+      const float sum = result_at<Kind, T>(g, image, p, q, channel);
+      *result = from_acc<T>(g.scale ? with_epilogue(g, sum, channel, result) : sum);
     }
   }
 }

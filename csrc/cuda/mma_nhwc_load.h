@@ -73,6 +73,9 @@ struct Lines {
   int64_t lower_half;              // bytes from the result of a tile's pixel m to that of m + 8
   int images, channels, channel_blocks, rows, columns, result_rows, result_columns;
   int tile_columns, tile_images, strips, runs, run_rows, walk;
+  bool relu;  // the Epilogue of a fused fprop, else false and null
+  const float *scale, *shift;
+  const void* residual;
 };
 
 template <class T>
@@ -197,7 +200,7 @@ struct Ring {
       : loader(g, walk),
         target(ring + loader.vector() * pitch<Kind> + loader.pixel()),
         source(ring + threadIdx.x % 32 / 16 * pitch<Kind> + threadIdx.x % 16) {
-#pragma unroll
+#pragma unroll 1
     for (int i = 0; i < Kind::stages - 1; ++i) loader.copy_next(g, target + i * stage_vectors<Kind>, i < loader.rows);
   }
 

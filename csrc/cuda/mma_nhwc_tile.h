@@ -88,26 +88,46 @@ __device__ __forceinline__ uint32_t packed(float low, float high) {
 template <class Kind>
 using Bias = std::conditional_t<Kind::warps == 1, const float4, const float4&>;
 
-// Adds the bias to a row of results, rounds and stores them. What else is to be done to a result belongs here. Four
-// lanes store the 32 bytes of a pixel. At width 8, where a lane has two channels of either group, it first gives those
-// of the one to its neighbour for those of the other.
+// What a fused fprop makes of a sum, of result channel `channel`. `result`: where it will be stored.
+template <class T>
+__device__ __forceinline__ float with_epilogue(const Lines& g, float sum, int channel, const T* result) {
+  float value = sum * g.scale[channel] + g.shift[channel];
+  if (g.residual) value += to_acc(static_cast<const T*>(g.residual)[result - static_cast<const T*>(g.result)]);
+  return g.relu && value < 0 ? 0 : value;  // NaN stays
+}
+
+// What a fused fprop makes of the four sums of a pixel that a lane has: of tile 0, then of tile 1. `result`: of what it
+// will store of the pixel.
+template <class Kind, class T>
+__device__ __forceinline__ void apply_epilogue(const Lines& g, float (&values)[4], const T* result) {
+  const int t = threadIdx.x % 4, channel = first_channel<Kind>(g) + lane_channel<Kind>();
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int more = Kind::width == 8 ? i / 2 * 8 + 2 * t + i % 2 - (t % 2 * 8 + t / 2 * 4) : i;
+    values[i] = with_epilogue(g, values[i], channel + more, result + more);
+  }
+}
+
+// Adds the bias to a row of results, or what else there is to be done, rounds and stores them. Four lanes store the 32
+// bytes of a pixel. At width 8, where a lane has two channels of either group, it first gives those of the one to its
+// neighbour for those of the other.
 template <class Kind, class T>
 __device__ __forceinline__ void store_row(const Lines& g, const Sums& sums, Bias<Kind> bias, T* result,
                                           const bool (&exists)[2]) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    uint32_t pair[2];
-#pragma unroll
-    for (int tile = 0; tile < 2; ++tile)
-      pair[tile] = packed<T>(sums[tile][2 * half] + (tile == 0 ? bias.x : bias.z),
-                             sums[tile][2 * half + 1] + (tile == 0 ? bias.y : bias.w));
-    uint2 four = make_uint2(pair[0], pair[1]);
+    T* const to = advance(result, half * g.lower_half);
+    float values[4] = {sums[0][2 * half] + bias.x, sums[0][2 * half + 1] + bias.y, sums[1][2 * half] + bias.z,
+                       sums[1][2 * half + 1] + bias.w};
+    if constexpr (Kind::spread == 1)
+      if (g.scale && exists[half]) apply_epilogue<Kind>(g, values, to);
+    uint2 four = make_uint2(packed<T>(values[0], values[1]), packed<T>(values[2], values[3]));
     if constexpr (Kind::width == 8) {
       const bool odd = threadIdx.x % 2;
       const uint32_t other = __shfl_xor_sync(0xffffffffu, odd ? four.x : four.y, 1);
       four = odd ? make_uint2(other, four.y) : make_uint2(four.x, other);
     }
-    if (exists[half]) *reinterpret_cast<uint2*>(advance(result, half * g.lower_half)) = four;
+    if (exists[half]) *reinterpret_cast<uint2*>(to) = four;
   }
 }
 

@@ -62,7 +62,7 @@ __device__ __forceinline__ bool stage_weights(const Lines& g, int step, WeightSt
     const int lane = staged_lane(column_of_channel<Kind>(n) * 4 + source % 8 / 2, warp, tile, half);
 #pragma unroll
     for (int tap = 0; tap < taps * taps; ++tap) {
-      finite = finite && is_finite(values[tap]);
+      finite &= is_finite(values[tap]);
       reinterpret_cast<T*>(&stage.word[warp][tap][tile][half][lane])[source % 2] = values[tap];
     }
   }
@@ -89,7 +89,7 @@ __device__ __forceinline__ void load_weights(const Lines& g, WeightStage<Kind>& 
 #pragma unroll
   for (int step = 0; step < Kind::steps; ++step) {
     if (step > 0) Sync::weights();  // all have read those of the step before
-    finite = stage_weights<Kind, T>(g, step, stage) && finite;
+    finite &= stage_weights<Kind, T>(g, step, stage);
     if (step == Kind::steps - 1) {
       const bool special = __any_sync(0xffffffffu, !finite);
       if (lane == 0) stage.special[of_block] = special;
@@ -110,7 +110,7 @@ template <class Kind>
 __device__ __forceinline__ bool has_special(const WeightStage<Kind>& stage) {
   bool special = false;
 #pragma unroll
-  for (const int of_warp : stage.special) special = special || of_warp != 0;
+  for (const int of_warp : stage.special) special |= of_warp != 0;
   return special;
 }
 
