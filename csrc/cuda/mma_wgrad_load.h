@@ -36,7 +36,7 @@ struct Gw {
   static constexpr int c_tiles = c_planes / 2, k_tiles = k_planes / 2;  // a warp has 16 channels of both
   static constexpr int teams = width <= 16 ? 4 : width == 32 ? 2 : 1, team_threads = 32 * c_tiles * k_tiles;
   static constexpr int threads = teams * team_threads;
-  static constexpr int blocks = threads < 256 ? 3 : 1;                   // that registers must leave room for
+  static constexpr int blocks = threads == 256 ? 1 : width < 16 && stride == 2 ? 2 : 3;  // that registers must hold
   static constexpr int ahead = stride == 1 ? 2 : 1, stages = ahead + 1;  // steps being copied while one is in use
   static constexpr int accumulators = width < 16 ? 12 : 20;              // of 16 x 8 sums, in a warp
 
