@@ -47,7 +47,7 @@ struct Smem {
 // three places that take turns, as do the three stages of the ring: the loop is unrolled by three.
 template <class Kind, class T, class Sync>
 __device__ __forceinline__ void stream_stride1(const Lines& g, const Walk& walk, const Weights<Kind>& weights,
-                                               Bias<Kind> bias, uint4* stages) {
+                                               const Bias<Kind>& bias, uint4* stages) {
   const int first = first_source_row<Kind>(walk), rows = end_source_row<Kind>(g, walk) - first;
   // Results of the run above come out first, and are not stored: one is made with every source row, and `made` of the
   // run. The last row of an image is complete with its last source row, as the one before it.
@@ -86,8 +86,8 @@ __device__ __forceinline__ void stream_stride1(const Lines& g, const Walk& walk,
 }
 
 template <class Kind, class T, class Sync>
-__device__ __forceinline__ void stream(const Lines& g, const Walk& walk, const Weights<Kind>& weights, Bias<Kind> bias,
-                                       uint4* stages) {
+__device__ __forceinline__ void stream(const Lines& g, const Walk& walk, const Weights<Kind>& weights,
+                                       const Bias<Kind>& bias, uint4* stages) {
   if constexpr (Kind::spread == 2)
     stream_spread<Kind, T, Sync>(g, walk, weights, bias, stages);
   else if constexpr (Kind::stride == 2)
@@ -106,7 +106,8 @@ __global__ void __launch_bounds__(Kind::threads, Kind::blocks) stream_lines(Line
     Weights<Kind> weights;
     load_weights<Kind, T, Sync>(g, smem.weights, weights);
     if (walk.segments == 0) return;
-    Bias<Kind> bias = smem.weights.bias[threadIdx.x / 32 % Kind::warps][threadIdx.x % 4];
+    const int warp = threadIdx.x / 32 % Kind::warps, t = threadIdx.x % 4;
+    const Bias<Kind> bias{smem.weights.bias[warp][t], smem.weights.scale[warp][t]};
     stream<Kind, T, Sync>(g, walk, weights, bias, smem.ring[team]);
     if (!has_special(smem.weights)) return;
     Sync::template row<Kind::warps>(team);

@@ -32,6 +32,14 @@ __device__ __forceinline__ float result_at(const Lines& g, int64_t image, int p,
   return sum;
 }
 
+// What a fused fprop makes of a sum, of result channel `channel`. `result`: where it will be stored.
+template <class T>
+__device__ __forceinline__ float with_epilogue(const Lines& g, float sum, int channel, const T* result) {
+  float value = sum * g.scale[channel] + g.shift[channel];
+  if (g.residual) value += to_acc(static_cast<const T*>(g.residual)[result - static_cast<const T*>(g.result)]);
+  return g.relu && value < 0 ? 0 : value;  // NaN stays
+}
+
 // Mends the first and last column of the image in what the team has made.
 template <class Kind, class T>
 __device__ __forceinline__ void mend_edges(const Lines& g, const Walk& walk) {
@@ -53,7 +61,7 @@ __device__ __forceinline__ void mend_edges(const Lines& g, const Walk& walk) {
                   static_cast<int64_t>(q) * g.channels + channel;
       if (is_finite(*result)) continue;
       const float sum = result_at<Kind, T>(g, image, p, q, channel);
-      *result = from_acc<T>(g.scale ? with_epilogue(g, sum, channel, result) : sum);
+      *result = from_acc<T>(Kind::spread == 1 && g.scale ? with_epilogue(g, sum, channel, result) : sum);
     }
   }
 }

@@ -30,7 +30,7 @@ __device__ __forceinline__ void spread_row(Sums (&sums)[2], const uint4* row, co
 }
 
 template <class Kind, class T>
-__device__ __forceinline__ void store_pairs(const Lines& g, const Sums (&sums)[2], Bias<Kind> bias, T* result,
+__device__ __forceinline__ void store_pairs(const Lines& g, const Sums (&sums)[2], const Bias<Kind>& bias, T* result,
                                             const Tile<T>& tile) {
   const bool second[2] = {tile.exists[0] && tile.second_exists[0], tile.exists[1] && tile.second_exists[1]};
   store_row<Kind>(g, sums[0], bias, result, tile.exists);
@@ -53,7 +53,7 @@ __device__ __forceinline__ void add_tap_row(Sums& sums, const uint4* row, const 
 
 template <class Kind, class T, class Sync>
 __device__ __forceinline__ void stream_stride2(const Lines& g, const Walk& walk, const Weights<Kind>& weights,
-                                               Bias<Kind> bias, uint4* stages) {
+                                               const Bias<Kind>& bias, uint4* stages) {
   const int first = first_source_row<Kind>(walk), end = end_source_row<Kind>(g, walk);
   Tile<T> tile = tile_of<Kind, T>(g, walk);
   Ring<Kind, T, Sync> ring(g, walk, stages);
@@ -84,7 +84,7 @@ __device__ __forceinline__ void stream_stride2(const Lines& g, const Walk& walk,
 
 template <class Kind, class T, class Sync>
 __device__ __forceinline__ void stream_spread(const Lines& g, const Walk& walk, const Weights<Kind>& weights,
-                                              Bias<Kind> bias, uint4* stages) {
+                                              const Bias<Kind>& bias, uint4* stages) {
   const int end = min(walk.row + g.run_rows, g.rows), end_source = end_source_row<Kind>(g, walk);
   Tile<T> tile = tile_of<Kind, T>(g, walk);
   Ring<Kind, T, Sync> ring(g, walk, stages);

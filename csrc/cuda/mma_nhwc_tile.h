@@ -84,43 +84,52 @@ __device__ __forceinline__ uint32_t packed(float low, float high) {
   return bits;
 }
 
-// A lane's four values of the bias: in registers or, where those are short, in shared memory.
+// A lane's four values of the bias, or of the shift: in registers or, where those are short, in shared memory. And of
+// the scale, in shared memory.
 template <class Kind>
-using Bias = std::conditional_t<Kind::warps == 1, const float4, const float4&>;
-
-// What a fused fprop makes of a sum, of result channel `channel`. `result`: where it will be stored.
-template <class T>
-__device__ __forceinline__ float with_epilogue(const Lines& g, float sum, int channel, const T* result) {
-  float value = sum * g.scale[channel] + g.shift[channel];
-  if (g.residual) value += to_acc(static_cast<const T*>(g.residual)[result - static_cast<const T*>(g.result)]);
-  return g.relu && value < 0 ? 0 : value;  // NaN stays
-}
+struct Bias {
+  std::conditional_t<Kind::warps == 1, const float4, const float4&> value;
+  const float4& scale;
+};
 
 // What a fused fprop makes of the four sums of a pixel that a lane has: of tile 0, then of tile 1. `result`: of what it
-// will store of the pixel.
+// will store of the pixel, where that exists.
 template <class Kind, class T>
-__device__ __forceinline__ void apply_epilogue(const Lines& g, float (&values)[4], const T* result) {
-  const int t = threadIdx.x % 4, channel = first_channel<Kind>(g) + lane_channel<Kind>();
+__device__ __forceinline__ void apply_epilogue(const Lines& g, float (&values)[4], const Bias<Kind>& bias,
+                                               const T* result, bool exists) {
+  const float4 scale = bias.scale, shift = bias.value;
+  values[0] = values[0] * scale.x + shift.x;
+  values[1] = values[1] * scale.y + shift.y;
+  values[2] = values[2] * scale.z + shift.z;
+  values[3] = values[3] * scale.w + shift.w;
+  if (g.residual && exists) {
+    const T* residual = static_cast<const T*>(g.residual) + (result - static_cast<T*>(g.result));
+    const int t = threadIdx.x % 4, first = Kind::width == 8 ? 2 * t - (t % 2 * 8 + t / 2 * 4) : 0;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int more = Kind::width == 8 ? i / 2 * 8 + 2 * t + i % 2 - (t % 2 * 8 + t / 2 * 4) : i;
-    values[i] = with_epilogue(g, values[i], channel + more, result + more);
+    for (int i = 0; i < 4; ++i) values[i] += to_acc(residual[first + i % 2 + i / 2 * (Kind::width == 8 ? 8 : 2)]);
   }
+  for (float& value : values)
+    if (g.relu && value < 0) value = 0;  // NaN stays
 }
 
 // Adds the bias to a row of results, or what else there is to be done, rounds and stores them. Four lanes store the 32
 // bytes of a pixel. At width 8, where a lane has two channels of either group, it first gives those of the one to its
 // neighbour for those of the other.
 template <class Kind, class T>
-__device__ __forceinline__ void store_row(const Lines& g, const Sums& sums, Bias<Kind> bias, T* result,
+__device__ __forceinline__ void store_row(const Lines& g, const Sums& sums, const Bias<Kind>& bias, T* result,
                                           const bool (&exists)[2]) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     T* const to = advance(result, half * g.lower_half);
-    float values[4] = {sums[0][2 * half] + bias.x, sums[0][2 * half + 1] + bias.y, sums[1][2 * half] + bias.z,
-                       sums[1][2 * half + 1] + bias.w};
-    if constexpr (Kind::spread == 1)
-      if (g.scale && exists[half]) apply_epilogue<Kind>(g, values, to);
+    float values[4] = {sums[0][2 * half], sums[0][2 * half + 1], sums[1][2 * half], sums[1][2 * half + 1]};
+    if (Kind::spread == 1 && g.scale) {
+      apply_epilogue<Kind>(g, values, bias, to, exists[half]);
+    } else if constexpr (Kind::spread == 1) {  // else it is a dgrad, without a bias
+      values[0] += bias.value.x;
+      values[1] += bias.value.y;
+      values[2] += bias.value.z;
+      values[3] += bias.value.w;
+    }
     uint2 four = make_uint2(packed<T>(values[0], values[1]), packed<T>(values[2], values[3]));
     if constexpr (Kind::width == 8) {
       const bool odd = threadIdx.x % 2;

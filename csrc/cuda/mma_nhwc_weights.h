@@ -24,7 +24,8 @@ constexpr int column_of_channel(int n) {
 template <class Kind>
 struct WeightStage {
   uint32_t word[Kind::warps][taps * taps][2][Kind::halves][32];
-  float4 bias[Kind::warps][4];             // by lane % 4: of two channels of tile 0, and of tile 1
+  float4 bias[Kind::warps][4];             // by lane % 4: of two channels of tile 0, and of tile 1; or shift
+  float4 scale[Kind::warps][4];            // likewise, in a fused fprop
   int special[Kind::warps * Kind::teams];  // whether one of the warps has loaded a weight that is not finite
 };
 
@@ -69,14 +70,19 @@ __device__ __forceinline__ bool stage_weights(const Lines& g, int step, WeightSt
   return finite;
 }
 
-// Brings the bias of the block's channels to shared memory, zeros for channels that do not exist.
+// Brings the bias of the block's channels to shared memory, or scale and shift; zeros for channels that do not exist.
 template <class Kind, class T>
 __device__ __forceinline__ void stage_bias(const Lines& g, WeightStage<Kind>& stage) {
   for (int i = threadIdx.x; i < warp_channels * Kind::warps; i += Kind::threads) {
     const int channel = first_channel<Kind>(g) + i, n = i % warp_channels, column = column_of_channel<Kind>(n);
-    const bool exists = g.bias && i < Kind::channels && channel < g.channels;
-    reinterpret_cast<float*>(&stage.bias[i / warp_channels][column / 2])[tile_of_channel<Kind>(n) * 2 + column % 2] =
-        exists ? to_acc(static_cast<const T*>(g.bias)[channel]) : 0;
+    const int warp = i / warp_channels, at = tile_of_channel<Kind>(n) * 2 + column % 2;
+    const bool exists = i < Kind::channels && channel < g.channels;
+    float bias = exists && g.bias ? to_acc(static_cast<const T*>(g.bias)[channel]) : 0;
+    if (exists && g.scale) {
+      bias = g.shift[channel];
+      reinterpret_cast<float*>(&stage.scale[warp][column / 2])[at] = g.scale[channel];
+    }
+    reinterpret_cast<float*>(&stage.bias[warp][column / 2])[at] = bias;
   }
 }
 
