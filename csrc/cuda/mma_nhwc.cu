@@ -102,19 +102,37 @@ KernelEntry<DgradArgs> dgrad_mma_nhwc(const char* name) {
   return {name, why_not<dtype, width, stride>, no_workspace, dgrad<dtype, width, stride>};
 }
 
-#define ENTRIES(width, stride)                                                                  \
-  template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, width, stride>(const char* name);  \
-  template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, width, stride>(const char* name); \
-  template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, width, stride>(const char* name);  \
-  template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, width, stride>(const char* name);
-
-ENTRIES(8, 1)
-ENTRIES(16, 1)
-ENTRIES(32, 1)
-ENTRIES(64, 1)
-ENTRIES(8, 2)
-ENTRIES(16, 2)
-ENTRIES(32, 2)
-ENTRIES(64, 2)
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 8, 1>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 8, 1>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 8, 1>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 8, 1>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 8, 2>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 8, 2>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 8, 2>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 8, 2>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 16, 1>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 16, 1>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 16, 1>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 16, 1>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 16, 2>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 16, 2>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 16, 2>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 16, 2>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 32, 1>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 32, 1>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 32, 1>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 32, 1>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 32, 2>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 32, 2>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 32, 2>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 32, 2>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 64, 1>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 64, 1>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 64, 1>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 64, 1>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 64, 2>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 64, 2>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 64, 2>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 64, 2>(const char* name);
 
 }  // namespace resnext::cuda
