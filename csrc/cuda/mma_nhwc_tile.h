@@ -104,9 +104,16 @@ __device__ __forceinline__ void apply_epilogue(const Lines& g, float (&values)[4
   values[3] = values[3] * scale.w + shift.w;
   if (g.residual && exists) {
     const T* residual = static_cast<const T*>(g.residual) + (result - static_cast<T*>(g.result));
-    const int t = threadIdx.x % 4, first = Kind::width == 8 ? 2 * t - (t % 2 * 8 + t / 2 * 4) : 0;
+    const int t = threadIdx.x % 4;
+    if constexpr (Kind::width == 8) residual += 2 * t - (t % 2 * 8 + t / 2 * 4);  // it stores other channels
 #pragma unroll
-    for (int i = 0; i < 4; ++i) values[i] += to_acc(residual[first + i % 2 + i / 2 * (Kind::width == 8 ? 8 : 2)]);
+    for (int tile = 0; tile < 2; ++tile) {
+      const uint32_t bits = *reinterpret_cast<const uint32_t*>(residual + tile * (Kind::width == 8 ? 8 : 2));
+      T pair[2];
+      __builtin_memcpy(pair, &bits, sizeof(bits));
+      values[2 * tile] += to_acc(pair[0]);
+      values[2 * tile + 1] += to_acc(pair[1]);
+    }
   }
   for (float& value : values)
     if (g.relu && value < 0) value = 0;  // NaN stays
@@ -120,11 +127,10 @@ __device__ __forceinline__ void store_row(const Lines& g, const Sums& sums, cons
                                           const bool (&exists)[2]) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    T* const to = advance(result, half * g.lower_half);
     float values[4] = {sums[0][2 * half], sums[0][2 * half + 1], sums[1][2 * half], sums[1][2 * half + 1]};
     if (Kind::spread == 1 && g.scale) {
-      apply_epilogue<Kind>(g, values, bias, to, exists[half]);
-    } else if constexpr (Kind::spread == 1) {  // else it is a dgrad, without a bias
+      apply_epilogue<Kind>(g, values, bias, advance(result, half * g.lower_half), exists[half]);
+    } else {
       values[0] += bias.value.x;
       values[1] += bias.value.y;
       values[2] += bias.value.z;
@@ -136,7 +142,7 @@ __device__ __forceinline__ void store_row(const Lines& g, const Sums& sums, cons
       const uint32_t other = __shfl_xor_sync(0xffffffffu, odd ? four.x : four.y, 1);
       four = odd ? make_uint2(other, four.y) : make_uint2(four.x, other);
     }
-    if (exists[half]) *reinterpret_cast<uint2*>(to) = four;
+    if (exists[half]) *reinterpret_cast<uint2*>(advance(result, half * g.lower_half)) = four;
   }
 }
 
