@@ -2,18 +2,25 @@
 
     python benchmarks/bench_conv.py [--network resnext50_32x4d] [--dtype bfloat16] [--batch 1 16] [--passes fprop dgrad]
 
-The network "other" is none: RegNet's and other widths of groups, odd maps, unequal inputs and outputs.
+Without arguments: all layers of the three networks, in float32 and bfloat16. The network "other" is none: RegNet's and
+other widths of groups, odd maps, unequal inputs and outputs. benchmarks/plot.py draws what --csv writes.
 
 Each call is the whole operator: output allocated and weights packed inside, as a training step does it. The two
 rivals take turns call by call, so that whatever else the machine does falls on both, and a call counts only if all
 threads ran for 94 % of its wall time (otherwise another process had taken a core; these calls are counted out in
 the column "disturbed"). Times are medians over the calls that count; a ratio above 1 means that ours is faster.
+
+"% limit" compares with what the machine was seen to do in the same run: the time of a copy of as many bytes as the pass
+moves or, if that is longer, that of as many operations in PyTorch's product of two large matrices of the same dtype.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import functools
+import itertools
+import os
 import platform
 import subprocess
 import time
@@ -41,6 +48,37 @@ OTHER = tuple(
 )
 SHARE_OF_WALL_TIME = 0.94
 FEWEST_CALLS = 5
+
+
+def best_time(call: Callable, repeats: int = 7) -> float:
+    """Seconds of the fastest of some calls."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+@functools.cache
+def matrix_flops(dtype: torch.dtype, side: int = 1024) -> float:
+    """Operations a second in a product of two matrices."""
+    a, b = torch.randn(2, side, side).to(dtype)
+    return 2 * side**3 / best_time(lambda: a @ b)
+
+
+@functools.cache
+def copy_time(moved: int) -> float:
+    """Seconds of a copy that reads half of the bytes and writes the other half."""
+    source = torch.zeros(moved // 2, dtype=torch.uint8)
+    target = torch.zeros_like(source)
+    return best_time(lambda: target.copy_(source))
+
+
+def limit(problem: problems.Problem, dtype: torch.dtype) -> tuple[float, str]:
+    """Seconds that the machine needs for a pass at least, and by which limit."""
+    arithmetic, memory = problem.flops / matrix_flops(dtype), copy_time(problem.bytes(dtype.itemsize))
+    return max((arithmetic, "arithmetic"), (memory, "memory"))
 
 
 def rivals(problem: problems.Problem, op: str, layout: str, dtype: torch.dtype) -> tuple[Callable, Callable, str]:
@@ -88,11 +126,11 @@ def interleave(calls: tuple[Callable, ...], threads: int, seconds: float) -> tup
 
 def measure(arguments: argparse.Namespace, progress: Progress):
     """Yields a row for each layer, batch, layout and pass."""
-    layers = OTHER if arguments.network == "other" else getattr(problems, arguments.network)
-    total = len(layers) * len(arguments.batch) * len(arguments.layouts) * len(arguments.passes)
+    networks = NETWORKS if arguments.network == "all" else [arguments.network]
+    layers = [layer for network in networks for layer in (OTHER if network == "other" else getattr(problems, network))]
+    total = len(layers) * len(arguments.dtype) * len(arguments.batch) * len(arguments.layouts) * len(arguments.passes)
     task = progress.add_task("layers", total=total)
-    dtype = getattr(torch, arguments.dtype)
-    for batch in arguments.batch:
+    for dtype, batch in itertools.product((getattr(torch, name) for name in arguments.dtype), arguments.batch):
         for layer in layers:
             problem = layer.with_batch(batch)
             for layout in arguments.layouts:
@@ -105,6 +143,7 @@ def measure(arguments: argparse.Namespace, progress: Progress):
                     row = {
                         "layer": f"{problem.c}/{widths} {problem.h}x{problem.w} s{problem.stride[0]}",
                         "group_width": width,
+                        "dtype": str(dtype).removeprefix("torch."),
                         "batch": batch,
                         "layout": layout,
                         "pass": op,
@@ -119,6 +158,9 @@ def measure(arguments: argparse.Namespace, progress: Progress):
                         low, _, high = quantiles(times[1], n=4)
                         row["ours_spread"] = (high - low) / middle[1]
                         row["ours_gflops"] = problem.flops / middle[1] / 1e9
+                        row["flops_per_byte"] = problem.flops / problem.bytes(dtype.itemsize)
+                        seconds, row["limited_by"] = limit(problem, dtype)
+                        row["of_limit"] = seconds / middle[1]
                     yield row
 
 
@@ -127,6 +169,7 @@ def show(rows: list[dict], console: Console) -> None:
     table = Table(title="nn.Conv2d against resnext_kernels: medians; a ratio above 1 means ours is faster")
     headers = [
         "layer",
+        "dtype",
         "N",
         "layout",
         "pass",
@@ -135,15 +178,16 @@ def show(rows: list[dict], console: Console) -> None:
         "ratio",
         "spread",
         "GFLOP/s",
+        "% limit",
         "disturbed",
         "kernel",
     ]
     for i, name in enumerate(headers):
-        table.add_column(name, justify="left" if i in (0, 2, 3, 10) else "right")
+        table.add_column(name, justify="left" if i in (0, 1, 3, 4, 12) else "right")
     for row in rows:
-        fixed = [row["layer"], str(row["batch"]), row["layout"], row["pass"]]
+        fixed = [row["layer"], row["dtype"], str(row["batch"]), row["layout"], row["pass"]]
         if "ratio" not in row:
-            table.add_row(*fixed, "-", "-", "never quiet", "-", "-", str(row["disturbed"]), row["kernel"])
+            table.add_row(*fixed, "-", "-", "never quiet", "-", "-", "-", str(row["disturbed"]), row["kernel"])
             continue
         colour = "green" if row["ratio"] >= 1.05 else "yellow" if row["ratio"] >= 0.95 else "red"
         times = [f"{row['torch_ms']:.3f}", f"{row['ours_ms']:.3f}", f"[{colour}]{row['ratio']:.2f}[/]"]
@@ -152,15 +196,20 @@ def show(rows: list[dict], console: Console) -> None:
             *times,
             f"{row['ours_spread']:.0%}",
             f"{row['ours_gflops']:.0f}",
+            f"{row['of_limit']:.0%}",
             str(row["disturbed"]),
             row["kernel"],
         )
     console.print(table)
-    for key in dict.fromkeys((row["layout"], row["pass"], row["batch"]) for row in rows):
-        ratios = [r["ratio"] for r in rows if (r["layout"], r["pass"], r["batch"]) == key and "ratio" in r]
+    keys = ("dtype", "layout", "pass", "batch")
+    for key in dict.fromkeys(tuple(row[name] for name in keys) for row in rows):
+        ratios = [row["ratio"] for row in rows if tuple(row[name] for name in keys) == key and "ratio" in row]
         if ratios:
             mean, worst = geometric_mean(ratios), min(ratios)
-            console.print(f"{key[0]} {key[1]} N={key[2]}: geometric mean {mean:.2f}x, worst layer {worst:.2f}x")
+            console.print(f"{' '.join(map(str, key))}: geometric mean {mean:.2f}x, worst layer {worst:.2f}x")
+    for row in rows:
+        if row.get("ratio", 1) < 1:
+            console.print("below 1:", *(row[name] for name in ("layer", *keys)), f"{row['ratio']:.2f}x")
 
 
 def cpu_name() -> str:
@@ -174,11 +223,12 @@ def cpu_name() -> str:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", choices=[*NETWORKS, "other"], default="resnext50_32x4d")
+    parser.add_argument("--network", choices=[*NETWORKS, "all", "other"], default="all")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     parser.add_argument("--passes", nargs="+", choices=["fprop", "dgrad", "wgrad"], default=["fprop", "dgrad", "wgrad"])
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16", "float64"], default="float32")
+    dtypes = ["float32", "bfloat16", "float16", "float64"]
+    parser.add_argument("--dtype", nargs="+", choices=dtypes, default=dtypes[:2])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seconds", type=float, default=0.5, help="per row, for both rivals together")
     parser.add_argument("--csv", type=Path, help="also write the rows here")
@@ -187,7 +237,10 @@ def main() -> None:
     console = Console(width=150)
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     about = {"cpu": cpu_name(), "threads": arguments.threads, "torch": torch.__version__, "commit": commit}
-    console.print(f"{arguments.network}, {arguments.dtype}: " + ", ".join(f"{k} {v}" for k, v in about.items()))
+    about["load"] = f"{os.getloadavg()[0]:.1f}"
+    console.print(
+        f"{arguments.network}, {' and '.join(arguments.dtype)}: " + ", ".join(f"{k} {v}" for k, v in about.items())
+    )
     with Progress(console=console, transient=True) as progress:
         rows = list(measure(arguments, progress))
     show(rows, console)

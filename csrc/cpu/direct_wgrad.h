@@ -5,7 +5,6 @@
 
 #include "direct_layouts.h"
 #include "direct_pack.h"
-#include "reference.h"
 
 // The direct kernel for wgrad: 3x3, padding 1, stride 1 or 2, any width of groups.
 //
@@ -22,6 +21,7 @@
 //
 // A tile of both tensors is copied to scratch first, from either layout and any type: it is read 3 * group width / 4
 // times, and in NHWC its pixels are so far apart that few of them fit into the same cache at a time.
+// While a tile of grad_output lies there, its pixels are added up for the bias's gradient too.
 // The tiles are dealt out to a number of parts that depends on the shape alone. A part sums its tiles in order, and
 // the parts are added in order, so the number of threads does not change the result.
 namespace resnext::cpu {
@@ -135,17 +135,30 @@ template <int slot, int stride>
     }
 }
 
+// Adds `pixels` vectors to `sums`: four sums in turn, since each addition waits for the one before.
+[[gnu::noinline]] inline void add_pixels(const float* vectors, int64_t pixels, bool first, float* sums) {
+  Vec in_turn[4] = {};
+  for (int64_t pixel = 0; pixel < pixels; pixel += 4)
+    unroll<4>([&](auto i) RESNEXT_INLINE {
+      if (pixel + i < pixels) in_turn[i] += load(vectors + (pixel + i) * lanes);
+    });
+  const Vec sum = (in_turn[0] + in_turn[1]) + (in_turn[2] + in_turn[3]);
+  store(sums, first ? sum : load(sums) + sum);
+}
+
 // A problem, and how it is cut, from its shape alone.
 template <class T, int slot>
 struct WgradPlan {
   Tensor<const T, slot> input, grad_output;
   PackPlan<slot> pack;
-  bool prefetch;
+  bool prefetch, with_bias;
   int64_t stride;
   int64_t tile_rows, tiles_per_image, tiles, units, parts;
   int64_t input_scratch, output_scratch;  // floats
 
   int64_t scratch() const { return input_scratch + output_scratch; }
+  int64_t bias_size() const { return pack.map.vectors() * lanes; }
+  int64_t part_size() const { return pack.size() + bias_size(); }
 };
 
 template <class T, int slot>
@@ -160,6 +173,7 @@ WgradPlan<T, slot> wgrad_plan(const WgradArgs& args) {
   plan.prefetch = shape.n * (inputs.channels() * plan.input.pixels() + outputs.channels() * plan.grad_output.pixels()) *
                       int64_t(sizeof(T)) >
                   cached_bytes;
+  plan.with_bias = args.grad_bias;
   plan.stride = shape.stride_h;
   const int64_t input_row = shape.w * inputs.vectors_per_unit() * lanes, output_row = shape.q() * lanes;
   const int64_t rows_that_fit = std::clamp<int64_t>(tile_floats / (plan.stride * input_row + output_row), 1, shape.p());
@@ -175,7 +189,7 @@ WgradPlan<T, slot> wgrad_plan(const WgradArgs& args) {
   return plan;
 }
 
-// Adds one tile to the packed weights of one unit.
+// Adds one tile to the packed weights of one unit, and to its sums of grad_output, which lie behind all weights.
 template <class T, int slot>
 void add_unit_tile(const ConvShape& shape, const WgradPlan<T, slot>& plan, int64_t tile_index, int64_t unit, bool first,
                    float* scratch, float* packed) {
@@ -204,6 +218,8 @@ void add_unit_tile(const ConvShape& shape, const WgradPlan<T, slot>& plan, int64
     const auto add = plan.stride == 1 ? (straddles ? add_tile<two_groups, 1> : add_tile<slot, 1>)
                                       : (straddles ? add_tile<two_groups, 2> : add_tile<slot, 2>);
     add(shape, tile, first, plan.pack.channels, packed + vector * plan.pack.vector_size());
+    if (plan.with_bias)
+      add_pixels(grad_output, (tile.last - tile.first) * shape.q(), first, packed + plan.pack.size() + vector * lanes);
   }
 }
 
@@ -211,9 +227,8 @@ void add_unit_tile(const ConvShape& shape, const WgradPlan<T, slot>& plan, int64
 template <class T, int slot>
 void add_part(const ConvShape& shape, const WgradPlan<T, slot>& plan, int64_t part, int64_t begin, int64_t end,
               float* scratch, float* packed) {
-  const int64_t unit_size = plan.pack.map.vectors_per_unit() * plan.pack.vector_size();
   const int64_t first = plan.tiles * part / plan.parts, last = plan.tiles * (part + 1) / plan.parts;
-  if (first == last) std::fill(packed + begin * unit_size, packed + std::min(end * unit_size, plan.pack.size()), 0.0f);
+  if (first == last && begin == 0) std::fill_n(packed, plan.part_size(), 0.0f);  // no images
   for (int64_t tile = first; tile < last; ++tile)
     for (int64_t unit = begin; unit < end; ++unit)
       add_unit_tile(shape, plan, tile, unit, tile == first, scratch, packed);
@@ -224,14 +239,23 @@ int64_t wgrad_workspace_bytes(const Problem& problem, int threads) {
   WgradArgs args{};
   args.problem = problem;
   const WgradPlan<T, slot> plan = wgrad_plan<T, slot>(args);
-  return (plan.parts * plan.pack.size() + threads * plan.scratch()) * sizeof(float);
+  return (plan.parts * plan.part_size() + threads * plan.scratch()) * sizeof(float);
+}
+
+// The sum of the parts' sums of grad_output, for one vector of channels.
+template <class T, int slot>
+void unpack_bias(const WgradPlan<T, slot>& plan, const float* packed, int64_t vector, T* grad_bias) {
+  const float* sums = packed + plan.pack.size() + vector * lanes;
+  Vec sum = load(sums);
+  for (int64_t part = 1; part < plan.parts; ++part) sum += load(sums + part * plan.part_size());
+  const Tensor<const T, slot>& outputs = plan.grad_output;
+  store_part(grad_bias + outputs.map.first_channel(vector), outputs.gaps.close(sum), outputs.map.count(vector));
 }
 
 template <class T, int slot>
 void run_wgrad(const WgradArgs& args) {
-  grad_bias(args);
   const WgradPlan<T, slot> plan = wgrad_plan<T, slot>(args);
-  const int64_t part_size = plan.pack.size();
+  const int64_t part_size = plan.part_size();
   float* packed = static_cast<float*>(args.launch.workspace);
 #pragma omp parallel num_threads(args.launch.threads)
   {
@@ -245,9 +269,11 @@ void run_wgrad(const WgradArgs& args) {
     }
 #pragma omp barrier
 #pragma omp for schedule(static)
-    for (int64_t vector = 0; vector < plan.pack.map.vectors(); ++vector)
+    for (int64_t vector = 0; vector < plan.pack.map.vectors(); ++vector) {
       unpack_vector<T>(packed + vector * plan.pack.vector_size(), plan.parts, part_size, plan.pack, vector,
                        args.grad_weight);
+      if (plan.with_bias) unpack_bias(plan, packed, vector, static_cast<T*>(args.grad_bias));
+    }
   }
 }
 

@@ -304,6 +304,21 @@ void sum_grad_output(const WgradArgs& args) {
   }
 }
 
+// Fills grad_bias, if it is not null.
+void grad_bias(const WgradArgs& args) {
+  if (!args.grad_bias) return;
+  switch (args.problem.dtype) {
+    case DType::f64:
+      return sum_grad_output<double>(args);
+    case DType::f32:
+      return sum_grad_output<float>(args);
+    case DType::f16:
+      return sum_grad_output<f16>(args);
+    case DType::bf16:
+      return sum_grad_output<bf16>(args);
+  }
+}
+
 }  // namespace
 
 const char* reference_why_not(const Problem&) { return nullptr; }
@@ -343,20 +358,6 @@ void dgrad_reference(const DgradArgs& args) {
       return dgrad<f16>(args);
     case DType::bf16:
       return dgrad<bf16>(args);
-  }
-}
-
-void grad_bias(const WgradArgs& args) {
-  if (!args.grad_bias) return;
-  switch (args.problem.dtype) {
-    case DType::f64:
-      return sum_grad_output<double>(args);
-    case DType::f32:
-      return sum_grad_output<float>(args);
-    case DType::f16:
-      return sum_grad_output<f16>(args);
-    case DType::bf16:
-      return sum_grad_output<bf16>(args);
   }
 }
 

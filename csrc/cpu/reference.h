@@ -14,7 +14,4 @@ void fprop_reference(const FpropArgs&);
 void dgrad_reference(const DgradArgs&);
 void wgrad_reference(const WgradArgs&);
 
-// Fills grad_bias, if it is not null, for every wgrad kernel.
-void grad_bias(const WgradArgs&);
-
 }  // namespace resnext::cpu

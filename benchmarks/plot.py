@@ -1,0 +1,108 @@
+"""Draws what bench_conv.py measured, and writes README's table of it.
+
+    python benchmarks/plot.py benchmarks/results/FILE.csv ... [--readme README.md]
+
+Beside the first file: `speedup.png`, each layer's ratio by pass and layout, and `roofline.png`, its operations a second
+over the operations for each byte that it has to move. With --readme, the geometric means and the worst layers replace
+what stands between the two markers of that file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+from statistics import geometric_mean
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+
+PASSES = {"fprop": "forward", "dgrad": "input gradient", "wgrad": "weight gradient"}
+LAYOUTS = {"NHWC": "channels_last", "NCHW": "contiguous"}
+BEGIN, END = "<!-- speed: written by benchmarks/plot.py -->", "<!-- end of speed -->"
+
+
+def read(paths: list[Path]) -> list[dict]:
+    """The rows that were measured."""
+    rows = [row for path in paths for row in csv.DictReader(path.open())]
+    return [row for row in rows if row["ratio"]]
+
+
+def select(rows: list[dict], **values: str) -> list[dict]:
+    """The rows with these values."""
+    return [row for row in rows if all(row[name] == value for name, value in values.items())]
+
+
+def draw_speedups(rows: list[dict], path: Path) -> None:
+    """A panel for each dtype and layout, a mark for each layer, batch and pass."""
+    dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
+    figure, panels = plt.subplots(len(dtypes), 2, figsize=(12, 4 * len(dtypes)), squeeze=False, sharey=True)
+    layers = list(dict.fromkeys(row["layer"] for row in sorted(rows, key=lambda row: int(row["group_width"]))))
+    for dtype, line in zip(dtypes, panels, strict=True):
+        for layout, panel in zip(LAYOUTS, line, strict=True):
+            for i, op in enumerate(PASSES):
+                for batch, marker in zip(dict.fromkeys(row["batch"] for row in rows), "o^sv", strict=False):
+                    found = select(rows, dtype=dtype, layout=layout, batch=batch, **{"pass": op})
+                    x = [layers.index(row["layer"]) + (i - 1) / 5 for row in found]
+                    y = [float(row["ratio"]) for row in found]
+                    panel.plot(x, y, marker, color=f"C{i}", markersize=4, label=f"{PASSES[op]}, N={batch}")
+            panel.axhline(1, color="black", linewidth=0.8)
+            panel.set(title=f"{dtype}, {LAYOUTS[layout]}", yscale="log", ylabel="time of nn.Conv2d / ours")
+            panel.set_xticks(range(len(layers)), layers, rotation=60, ha="right", fontsize=7)
+    panels[0][1].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def draw_roofline(rows: list[dict], path: Path) -> None:
+    """Operations a second over operations for each byte."""
+    figure, panel = plt.subplots(figsize=(7, 5))
+    for i, dtype in enumerate(dict.fromkeys(row["dtype"] for row in rows)):
+        for op, marker in zip(PASSES, "o^s", strict=True):
+            found = select(rows, dtype=dtype, **{"pass": op})
+            x, y = ([float(row[name]) for row in found] for name in ("flops_per_byte", "ours_gflops"))
+            panel.plot(x, y, marker, color=f"C{i}", markersize=4, label=f"{dtype}, {PASSES[op]}")
+        bounds = [float(row["ours_gflops"]) / float(row["of_limit"]) for row in select(rows, dtype=dtype)]
+        panel.axhline(max(bounds), color=f"C{i}", linewidth=0.8)
+    panel.set(xscale="log", yscale="log", xlabel="operations for each byte", ylabel="GFLOP/s")
+    panel.set_title("lines: the fastest that the machine did in the same run")
+    panel.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def table(rows: list[dict]) -> str:
+    """Geometric means and worst layers in Markdown."""
+    columns = list(dict.fromkeys((row["dtype"], row["batch"]) for row in rows))
+    heads = [f"{dtype}, {batch} image{'' if batch == '1' else 's'}" for dtype, batch in columns]
+    lines = ["| memory format | pass | " + " | ".join(heads) + " |", "| --- " * (2 + len(columns)) + "|"]
+    for layout, op in ((layout, op) for layout in LAYOUTS for op in PASSES):
+        cells = []
+        for dtype, batch in columns:
+            found = select(rows, dtype=dtype, batch=batch, layout=layout, **{"pass": op})
+            ratios = [float(row["ratio"]) for row in found]
+            cells.append(f"{geometric_mean(ratios):.2f} ({min(ratios):.2f})" if ratios else "-")
+        lines.append(f"| {LAYOUTS[layout]} | {PASSES[op]} | " + " | ".join(cells) + " |")
+    about = rows[0]
+    lines += ["", f"{about['cpu']}, {about['threads']} thread(s), torch {about['torch']}, commit {about['commit']}."]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("csv", type=Path, nargs="+")
+    parser.add_argument("--readme", type=Path)
+    arguments = parser.parse_args()
+    rows = read(arguments.csv)
+    draw_speedups(rows, arguments.csv[0].parent / "speedup.png")
+    draw_roofline(rows, arguments.csv[0].parent / "roofline.png")
+    if arguments.readme:
+        before, rest = arguments.readme.read_text().split(BEGIN)
+        arguments.readme.write_text(f"{before}{BEGIN}\n\n{table(rows)}\n\n{END}{rest.split(END)[1]}")
+
+
+if __name__ == "__main__":
+    main()
