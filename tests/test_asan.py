@@ -1,8 +1,10 @@
-"""The emulated kernels under AddressSanitizer, with planted overruns: `make asan`.
+"""The CPU kernels and the emulated ones under AddressSanitizer, with planted overruns: `make asan`.
 
 The ordinary emulation stops at once what steps over one end of an array, finds writes over the other end afterwards,
 and knows nothing of arrays in a thread's local memory; this stops every access beside an array, where it happens. It
-takes about two minutes, so `make test` leaves it out.
+takes minutes, so `make test` leaves it out.
+
+The CPU kernels run in a program of their own, csrc/testing/cpu_guarded.cpp, also under UndefinedBehaviorSanitizer.
 """
 
 import os
@@ -21,13 +23,57 @@ FLAGS += ["-fsanitize=address,alignment,bounds", f"-I{ROOT}/csrc", f"-I{sysconfi
 KERNELS = "test_exact or test_a_network_layer or test_wrappers or test_correct_kernels"
 
 
+# As in setup.py, which says what each instruction set is.
+CPU_FLAGS = ["-O1", "-g1", "-std=c++20", "-fopenmp", "-Wall", f"-I{ROOT}/csrc", "-fno-sanitize-recover=all"]
+CPU_FLAGS += ["-fsanitize=address,undefined"]
+AVX2, AVX512 = ["-mavx2", "-mfma", "-mf16c"], [f"-mavx512{part}" for part in ("f", "bw", "vl", "dq")] + ["-mfma"]
+INSTRUCTION_SETS = {"_avx2": AVX2, "_avx512": AVX512, "_avx512bf16": [*AVX512, "-mavx512bf16"]}
+
+
 @pytest.fixture(scope="module", autouse=True)
-def emulation(request):
-    """Builds the emulated module in a folder of its own; only what has changed."""
+def _only_if_asked(request):
     if not request.config.getoption("--asan"):
         pytest.skip("`make asan` runs this")
-    pybind11 = pytest.importorskip("pybind11")
     OUTPUT.mkdir(parents=True, exist_ok=True)
+
+
+@pytest.fixture(scope="module")
+def cpu_program():
+    """Builds csrc/testing/cpu_guarded.cpp with the CPU kernels; only what has changed."""
+    headers = [*(ROOT / "csrc").glob("*.h"), *(ROOT / "csrc/cpu").glob("*.h"), Path(__file__)]
+    newest = max(path.stat().st_mtime for path in headers)
+
+    def compile(source):
+        target = OUTPUT / f"cpu_{source.stem}.o"
+        if not target.exists() or target.stat().st_mtime < max(newest, source.stat().st_mtime):
+            flags = next((INSTRUCTION_SETS[isa] for isa in INSTRUCTION_SETS if source.stem.endswith(isa)), [])
+            subprocess.run(["g++", "-c", *CPU_FLAGS, *flags, str(source), "-o", str(target)], check=True)
+        return str(target)
+
+    sources = sorted((ROOT / "csrc/cpu").glob("*.cpp"), reverse=True) + [ROOT / "csrc/testing/cpu_guarded.cpp"]
+    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", "2"))) as pool:
+        objects = list(pool.map(compile, sources))
+    program = OUTPUT / "cpu_guarded"
+    subprocess.run(["g++", "-fsanitize=address,undefined", "-fopenmp", "-o", str(program), *objects], check=True)
+    return program
+
+
+def test_cpu_kernels_touch_nothing_beside_their_arrays(cpu_program):
+    done = subprocess.run([cpu_program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr[-10000:]
+    assert int(done.stdout.split()[0]) > 1000, done.stdout
+
+
+def test_a_cpu_array_that_is_too_small_is_noticed(cpu_program):
+    done = subprocess.run([cpu_program, "short"], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "AddressSanitizer: SEGV" in done.stderr, done.stderr[-10000:]
+
+
+@pytest.fixture(scope="module")
+def emulation(_only_if_asked):
+    """Builds the emulated module in a folder of its own; only what has changed."""
+    pybind11 = pytest.importorskip("pybind11")
     headers = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in {".h", ".cu"}]
     newest = max(path.stat().st_mtime for path in [*headers, Path(__file__)])
 
@@ -54,7 +100,7 @@ def run(*arguments):
     return done.returncode, done.stdout + done.stderr
 
 
-def test_kernels_touch_nothing_beside_their_arrays():
+def test_kernels_touch_nothing_beside_their_arrays(emulation):
     files = [f"tests/test_{name}.py" for name in ("cuda_kernels", "wrappers", "simt")]
     options = ["-q", "-x", "-p", "no:cacheprovider", "--emulation", str(OUTPUT), "-k", KERNELS]
     code, text = run("-m", "pytest", *options, *files)
@@ -80,7 +126,7 @@ _testing_cuda.probe(sys.argv[2], np.zeros(129, np.float32), np.zeros(129, np.flo
         ("memory/none", ""),
     ],
 )
-def test_overruns_are_found(probe, error, seed):
+def test_overruns_are_found(emulation, probe, error, seed):
     code, text = run("-c", PROBE, str(OUTPUT), probe, str(seed))
     if not error:
         assert (code, text) == (0, "")
