@@ -61,6 +61,7 @@ template <int columns>
 __device__ __forceinline__ void apply_epilogue(const Rows& g, float (&row)[columns][4], const Tile& tile,
                                                int64_t channel) {
   const float* residual = g.residual ? g.residual + (tile.result - g.result) : nullptr;
+  const float least = g.relu ? 0 : -INFINITY;  // so that stores stay together: with branches, they come apart
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
     if (tile.owned <= 0) continue;
@@ -76,7 +77,7 @@ __device__ __forceinline__ void apply_epilogue(const Rows& g, float (&row)[colum
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       row[i][k] += other[k];
-      if (g.relu && row[i][k] < 0) row[i][k] = 0;  // NaN stays
+      row[i][k] = row[i][k] < least ? least : row[i][k];  // NaN stays
     }
   }
 }
