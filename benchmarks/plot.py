@@ -18,6 +18,7 @@ import matplotlib
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import ScalarFormatter
 
 PASSES = {"fprop": "forward", "dgrad": "input gradient", "wgrad": "weight gradient"}
 LAYOUTS = {"NHWC": "channels_last", "NCHW": "contiguous"}
@@ -50,10 +51,12 @@ def draw_speedups(rows: list[dict], path: Path) -> None:
                     panel.plot(x, y, marker, color=f"C{i}", markersize=4, label=f"{PASSES[op]}, N={batch}")
             panel.axhline(1, color="black", linewidth=0.8)
             panel.set(title=f"{dtype}, {LAYOUTS[layout]}", yscale="log", ylabel="time of nn.Conv2d / ours")
+            panel.yaxis.set_major_formatter(ScalarFormatter())
+            panel.yaxis.set_minor_formatter(ScalarFormatter())
             panel.set_xticks(range(len(layers)), layers, rotation=60, ha="right", fontsize=7)
-    panels[0][1].legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    figure.legend(*panels[0][0].get_legend_handles_labels(), fontsize=8, ncols=6, loc="lower center")
+    figure.tight_layout(rect=(0, 0.04, 1, 1))
+    figure.savefig(path, dpi=100)
 
 
 def draw_roofline(rows: list[dict], path: Path) -> None:
@@ -64,10 +67,13 @@ def draw_roofline(rows: list[dict], path: Path) -> None:
             found = select(rows, dtype=dtype, **{"pass": op})
             x, y = ([float(row[name]) for row in found] for name in ("flops_per_byte", "ours_gflops"))
             panel.plot(x, y, marker, color=f"C{i}", markersize=4, label=f"{dtype}, {PASSES[op]}")
-        bounds = [float(row["ours_gflops"]) / float(row["of_limit"]) for row in select(rows, dtype=dtype)]
-        panel.axhline(max(bounds), color=f"C{i}", linewidth=0.8)
+        bounds = {
+            float(row["flops_per_byte"]): float(row["ours_gflops"]) / float(row["of_limit"])
+            for row in select(rows, dtype=dtype)
+        }
+        panel.plot(*zip(*sorted(bounds.items()), strict=True), color=f"C{i}", linewidth=0.8)
     panel.set(xscale="log", yscale="log", xlabel="operations for each byte", ylabel="GFLOP/s")
-    panel.set_title("lines: the fastest that the machine did in the same run")
+    panel.set_title("lines: what a large matrix product or a copy reached in the same run")
     panel.legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
