@@ -1,4 +1,4 @@
-"""Times whole networks: torchvision's ResNeXt-50 against the same converted to this package, and against ResNet-50.
+"""Times whole networks: ResNeXt-50 of torchvision, converted to this package and fused, and ResNet-50.
 
     python benchmarks/bench_network.py [--batch 8] [--layout channels_last] [--steps 10]
 
@@ -16,7 +16,7 @@ import torchvision
 from rich.console import Console
 from rich.table import Table
 
-from resnext_kernels import convert
+from resnext_kernels import convert, fuse
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -70,9 +70,12 @@ def main() -> None:
         rivals = networks(layout)
         images = torch.randn(arguments.batch, 3, 224, 224).contiguous(memory_format=LAYOUTS[layout])
         for mode in (infer, train):
-            times: dict[str, list[float]] = {name: [] for name in rivals}
+            runners = dict(rivals)
+            if mode is infer:
+                runners["ResNeXt-50, fused"] = fuse(rivals["ResNeXt-50, converted"].eval())
+            times: dict[str, list[float]] = {name: [] for name in runners}
             for step in range(arguments.steps + 1):
-                for name, network in rivals.items():
+                for name, network in runners.items():
                     start = time.perf_counter()
                     mode(network, images)
                     if step:  # the first warms up
