@@ -60,7 +60,7 @@ __device__ __forceinline__ Tile tile_of(const Rows& g, int64_t first_segment, in
 template <int columns>
 __device__ __forceinline__ void apply_epilogue(const Rows& g, float (&row)[columns][4], const Tile& tile,
                                                int64_t channel) {
-  const float* residual = g.residual ? g.residual + (tile.result - g.result) : nullptr;
+  const float* residual = tile.result + (g.residual - g.result);  // the other way round, stores become generic ones
   const float least = g.relu ? 0 : -INFINITY;  // so that stores stay together: with branches, they come apart
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
@@ -73,7 +73,7 @@ __device__ __forceinline__ void apply_epilogue(const Rows& g, float (&row)[colum
   for (int i = 0; i < columns; ++i) {
     if (i >= tile.owned) continue;
     float other[4] = {};
-    if (residual) unpack(other, *reinterpret_cast<const float4*>(residual + i * g.channels));
+    if (g.residual) unpack(other, *reinterpret_cast<const float4*>(residual + i * g.channels));
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       row[i][k] += other[k];
