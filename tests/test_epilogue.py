@@ -170,11 +170,11 @@ def test_random_problems(device, problem, dtype, layout):
         )
 
 
-def test_kernels_that_fuse_nothing_refuse():
-    problem = CASES["width_8_stride_1"]
-    reasons = dict(_testing_cuda.explain("fprop_act", kernels.shape_of(problem), "f32", "NHWC"))
-    fused = [name for name, reason in reasons.items() if not reason]
-    plain = kernels.accepting("fprop", problem, "f32", "NHWC")
-    assert fused
-    assert all(reason for name, reason in reasons.items() if name not in fused)
-    assert plain
+@pytest.mark.parametrize("device", DEVICES)
+def test_every_kernel_fuses(device):
+    """What fprop has a kernel for, the fused one runs on the same: nothing falls back to a slower kernel."""
+    for problem in (*CASES.values(), *resnext50_32x4d):
+        for dtype in DTYPES:
+            for layout in LAYOUTS:
+                reasons = DEVICES[device].explain("fprop", kernels.shape_of(problem), dtype, layout)
+                assert accepting(device, problem, dtype, layout) == [name for name, reason in reasons if not reason]
