@@ -20,7 +20,11 @@ DTYPES = ("f16", "bf16")
 KERNELS = [
     (pass_name, stride, width) for pass_name in ("fprop", "dgrad") for stride in WIDTHS for width in WIDTHS[stride]
 ]
-LAYERS = {problem.name: problem for problem in {*resnext50_32x4d, *resnext101_32x8d}}
+LAYERS = {
+    problem.name: problem
+    for problem in {*resnext50_32x4d, *resnext101_32x8d}
+    if problem.c // problem.groups in WIDTHS[problem.stride[0]]  # groups of 4 have no such kernel
+}
 
 
 def name_of(pass_name, stride, width, dtype):
@@ -75,8 +79,6 @@ def test_maps(pass_name, stride, width, size, dtype):
 def test_network_layers(pass_name, layer, dtype):
     problem = LAYERS[layer]
     width, stride = problem.c // problem.groups, problem.stride[0]
-    if width not in WIDTHS.get(stride, ()):
-        pytest.skip("no kernel of this width")
     rng = np.random.default_rng(3)
     first, second, bias = operands(pass_name, problem, lambda shape: rng.integers(-2, 3, shape).astype(float))
     expected = tolerance.encode(kernels.reference(pass_name, problem, first, second, bias), dtype)
