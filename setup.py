@@ -45,19 +45,19 @@ cuda_home, reason = find_toolkit() if switch != "0" else (None, "RESNEXT_KERNELS
 if switch == "1" and not cuda_home:
     sys.exit(f"resnext_kernels: RESNEXT_KERNELS_CUDA=1, but the CUDA library cannot be built: {reason}")
 print(f"resnext_kernels: CUDA library {f'with {cuda_home}' if cuda_home else f'left out: {reason}'}")
-if cuda_home:
-    os.environ["CUDA_HOME"] = str(cuda_home)  # read by torch.utils.cpp_extension on import
-    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX")
+os.environ |= {"CUDA_HOME": str(cuda_home)} if cuda_home else {}  # read by torch.utils.cpp_extension on import
 from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension  # noqa: E402
 
 ROOT = os.path.dirname(os.path.abspath(__file__))  # mapped away, so that error messages carry no builder's path
 CXX = ["-O3", "-g0", "-std=c++20", "-fopenmp", "-fvisibility=hidden", f"-ffile-prefix-map={ROOT}/="]
 TESTING = os.environ.get("RESNEXT_KERNELS_TESTING") == "1"
-CXX += ["-Wall", "-Werror"] if TESTING else []
-TORCH = {"cxx": [*CXX, "-DTORCH_TARGET_VERSION=0x020b000000000000"], "nvcc": ["-O3", "-Werror=all-warnings"]}
+CXX += ["-DTORCH_TARGET_VERSION=0x020b000000000000", *(["-Wall", "-Werror"] if TESTING else [])]
+GPUS = ["75,code=sm_75", "80,code=[sm_80,sm_86,sm_89,sm_90,sm_100]", "120,code=[sm_120,compute_120]"]
+NVCC = [f"-gencode=arch=compute_{gpus}" for gpus in GPUS if "TORCH_CUDA_ARCH_LIST" not in os.environ]
+NVCC += ["-O3", "-Werror=all-warnings"]  # 8.0 to 10.0 are compiled once and assembled for each: a third less time
 headers = ["setup.py", *(file for kind in ("h", "cu") for file in glob(f"csrc/**/*.{kind}", recursive=True))]
 common = {"include_dirs": [f"{ROOT}/csrc"], "extra_link_args": ["-fopenmp"], "depends": headers}
-library = {"py_limited_api": True, "extra_compile_args": TORCH, **common}
+library = {"py_limited_api": True, "extra_compile_args": {"cxx": CXX, "nvcc": NVCC}, **common}
 extensions = [CppExtension("resnext_kernels._C", ["csrc/torch/operator.cpp", "csrc/torch/bindings.cpp"], **library)]
 if cuda_home:
     sources = ["csrc/torch/operator.cpp", "csrc/torch/bindings_cuda.cpp", *glob("csrc/cuda/*.c[pu]*")]
