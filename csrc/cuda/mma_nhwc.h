@@ -32,6 +32,7 @@
 // Limits: compute capability 8.0; activations are 16-byte aligned; all sizes are less than 2^30.
 #include "launch.h"
 #include "mma_nhwc_edges.h"
+#include "mma_nhwc_pairs.h"
 #include "mma_nhwc_stride2.h"
 
 namespace resnext::cuda::mma_nhwc {
@@ -127,19 +128,25 @@ template <class Kind>
 void share_out(Lines& g) {
   constexpr int64_t enough_warps = 1024, enough_blocks = 128, least_rows = 7;
   const int64_t columns = blocks_for(g.result_columns, Kind::spread), rows = blocks_for(g.result_rows, Kind::spread);
-  g.tile_columns = columns <= 3 ? 4 : columns <= 7 ? 8 : tile_pixels;
-  g.tile_images = tile_pixels / g.tile_columns;
-  g.lower_half = g.tile_images == 1 ? tile_pixels / 2 * Kind::spread * g.result_row / g.result_columns
-                                    : g.tile_images / 2 * g.result_rows * g.result_row;
+  g.tile_columns = 4;
+  while (g.tile_columns <= columns && g.tile_columns < Kind::tile) g.tile_columns *= 2;
+  g.tile_images = Kind::tile / g.tile_columns;
+  const auto further = [&](int pixels, int64_t pixel, int64_t image) {  // bytes to the pixel so much later in a tile
+    return pixels / g.tile_columns * image + pixels % g.tile_columns * pixel;
+  };
+  const int64_t source_pixel = g.source_row / g.columns, result_pixel = Kind::spread * g.result_row / g.result_columns;
+  g.lower_half = further(Kind::tile / 2, result_pixel, g.result_rows * g.result_row);
+  g.next_8 = further(8, source_pixel, g.rows * g.source_row);
+  g.next_16 = further(16, source_pixel, g.rows * g.source_row);
   g.channel_blocks = static_cast<int>(blocks_for(g.channels, Kind::channels));
-  g.strips = static_cast<int>(blocks_for(columns, tile_pixels));
+  g.strips = static_cast<int>(blocks_for(columns, Kind::tile));
   const int64_t tiles = blocks_for(g.images, g.tile_images), whole = tiles * g.strips;
   int64_t runs = 1;
   while (whole * g.channel_blocks * Kind::warps * runs < enough_warps && rows / (2 * runs) >= least_rows) runs *= 2;
   g.run_rows = static_cast<int>(blocks_for(rows, runs));
   g.runs = static_cast<int>(blocks_for(rows, g.run_rows));
   const int64_t weights = taps * taps * Kind::width;  // of a channel; and what a team reads and writes of it
-  const int64_t pixels = int64_t{Kind::stride * Kind::stride + Kind::spread * Kind::spread} * tile_pixels * g.run_rows;
+  const int64_t pixels = int64_t{Kind::stride * Kind::stride + Kind::spread * Kind::spread} * Kind::tile * g.run_rows;
   g.walk = 1;
   while (Kind::walks && 8 * weights > Kind::teams * g.walk * pixels && blocks<Kind>(g, 2 * g.walk) >= enough_blocks)
     g.walk *= 2;
@@ -149,7 +156,13 @@ template <class T, class Kind, class Sync = Sync>
 void launch_lines(Lines g, void* stream) {
   share_out<Kind>(g);
   const int64_t count = blocks<Kind>(g, g.walk);
-  if (count > 0) launch(stream_lines<T, Kind, Sync>, {count}, {Kind::threads}, sizeof(Smem<Kind>), stream, g);
+  if (count == 0) return;
+  if constexpr (Kind::width > 4)
+    launch(stream_lines<T, Kind, Sync>, {count}, {Kind::threads}, sizeof(Smem<Kind>), stream, g);
+  else if (g.scale)
+    launch(stream_pairs<T, true, Sync>, {count}, {Kind::threads}, sizeof(PairSmem<T>), stream, g);
+  else
+    launch(stream_pairs<T, false, Sync>, {count}, {Kind::threads}, sizeof(PairSmem<T>), stream, g);
 }
 
 }  // namespace resnext::cuda::mma_nhwc

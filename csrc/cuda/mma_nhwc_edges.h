@@ -40,29 +40,34 @@ __device__ __forceinline__ float with_epilogue(const Lines& g, float sum, int ch
   return g.relu && value < 0 ? 0 : value;  // NaN stays
 }
 
-// Mends the first and last column of the image in what the team has made.
+// Mends column q of the image in what the team has made.
 template <class Kind, class T>
-__device__ __forceinline__ void mend_edges(const Lines& g, const Walk& walk) {
+__device__ __forceinline__ void mend_column(const Lines& g, const Walk& walk, int q) {
   constexpr int lanes = 32 * Kind::warps;
   const int first = Kind::spread * walk.row, rows = min(Kind::spread * g.run_rows, g.result_rows - first);
   const int images = min((Kind::walks ? walk.segments : 1) * g.tile_images, g.images - walk.image);
-  const int strip = Kind::spread * walk.column, strip_end = strip + Kind::spread * tile_pixels;
+#pragma unroll 1
+  for (int64_t i = threadIdx.x % lanes; i < int64_t{Kind::channels} * rows * images; i += lanes) {
+    const int channel = first_channel<Kind>(g) + static_cast<int>(i % Kind::channels);
+    if (channel >= g.channels) continue;
+    const int64_t image = walk.image + i / Kind::channels / rows;
+    const int p = first + static_cast<int>(i / Kind::channels % rows);
+    T* result = advance(static_cast<T*>(g.result), (image * g.result_rows + p) * g.result_row) +
+                static_cast<int64_t>(q) * g.channels + channel;
+    if (is_finite(*result)) continue;
+    const float sum = result_at<Kind, T>(g, image, p, q, channel);
+    *result = from_acc<T>(Kind::spread == 1 && g.scale ? with_epilogue(g, sum, channel, result) : sum);
+  }
+}
+
+// Mends the first and last column of the image.
+template <class Kind, class T>
+__device__ __forceinline__ void mend_edges(const Lines& g, const Walk& walk) {
+  const int strip = Kind::spread * walk.column, strip_end = strip + Kind::spread * Kind::tile;
 #pragma unroll 1
   for (int side = 0; side < 2; ++side) {
     const int q = side == 0 ? 0 : g.result_columns - 1;
-    if (q < strip || q >= strip_end) continue;
-#pragma unroll 1
-    for (int64_t i = threadIdx.x % lanes; i < int64_t{Kind::channels} * rows * images; i += lanes) {
-      const int channel = first_channel<Kind>(g) + static_cast<int>(i % Kind::channels);
-      if (channel >= g.channels) continue;
-      const int64_t image = walk.image + i / Kind::channels / rows;
-      const int p = first + static_cast<int>(i / Kind::channels % rows);
-      T* result = advance(static_cast<T*>(g.result), (image * g.result_rows + p) * g.result_row) +
-                  static_cast<int64_t>(q) * g.channels + channel;
-      if (is_finite(*result)) continue;
-      const float sum = result_at<Kind, T>(g, image, p, q, channel);
-      *result = from_acc<T>(Kind::spread == 1 && g.scale ? with_epilogue(g, sum, channel, result) : sum);
-    }
+    if (q >= strip && q < strip_end) mend_column<Kind, T>(g, walk, q);
   }
 }
 

@@ -15,6 +15,7 @@ constexpr int taps = 3, tile_pixels = 16, warp_channels = 16;
 template <int group_width>
 struct Team {
   static constexpr int width = group_width, warps = (width + warp_channels - 1) / warp_channels;
+  static constexpr int tile = tile_pixels;
   static constexpr int channels = width == 8 ? 16 : width;           // that exist
   static constexpr int vectors = 2 * warps;                          // of 8 channels, of a pixel in the ring
   static constexpr int depth = width == 8 ? 8 : 16;                  // source channels of one mma
@@ -70,7 +71,8 @@ struct Lines {
   void* result;
   int64_t weight_result, weight_source, weight_group, weight_r, weight_s;
   int64_t source_row, result_row;  // lengths in bytes
-  int64_t lower_half;              // bytes from the result of a tile's pixel m to that of m + 8
+  int64_t lower_half;              // bytes from the result of a tile's pixel m to that half a tile further
+  int64_t next_8, next_16;         // Pairs only: bytes from the source of a tile's pixel m to those of m + 8 and m + 16
   int images, channels, channel_blocks, rows, columns, result_rows, result_columns;
   int tile_columns, tile_images, strips, runs, run_rows, walk;
   bool relu;  // the Epilogue of a fused fprop, else false and null
@@ -121,8 +123,7 @@ __device__ __forceinline__ Walk walk_of(const Lines& g) {
   const int64_t images = static_cast<int64_t>(g.walk) * g.tile_images, image = strip.quotient * images;
   const int64_t left = max(min(images, g.images - image), int64_t{0});
   return {static_cast<int>(image), static_cast<int>(run.remainder) * g.run_rows,
-          static_cast<int>(strip.remainder) * tile_pixels,
-          (static_cast<int>(left) + g.tile_images - 1) / g.tile_images};
+          static_cast<int>(strip.remainder) * Kind::tile, (static_cast<int>(left) + g.tile_images - 1) / g.tile_images};
 }
 
 // The source rows that a run reads, as far as the image has them.

@@ -50,7 +50,8 @@ __device__ __forceinline__ Tile<T> tile_of(const Lines& g, const Walk& walk) {
   return tile;
 }
 
-__device__ __forceinline__ void clear(Sums& sums) {
+template <int tiles>
+__device__ __forceinline__ void clear(float (&sums)[tiles][4]) {
 #pragma unroll
   for (auto& tile : sums)
 #pragma unroll

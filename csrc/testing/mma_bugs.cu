@@ -8,6 +8,7 @@ namespace mma_bugs {
 
 using cuda::mma_nhwc::Gather;
 using cuda::mma_nhwc::Lines;
+using cuda::mma_nhwc::Pairs;
 using cuda::mma_nhwc::Spread;
 
 struct None : cuda::mma_nhwc::Sync {};
@@ -70,6 +71,7 @@ bool run_named(const std::string& bug, const void* input, void* output, void* st
 
 bool launch_mma_probe(const std::string& name, const void* input, void* output, int64_t, void* stream) {
   using namespace mma_bugs;
+  if (name.starts_with("mma_4/")) return run_named<Pairs>(name.substr(6), input, output, stream);
   if (name.starts_with("mma_8/")) return run_named<Gather<8, 1>>(name.substr(6), input, output, stream);
   if (name.starts_with("mma_32/")) return run_named<Gather<32, 1>>(name.substr(7), input, output, stream);
   if (name.starts_with("mma_32_s2/")) return run_named<Gather<32, 2>>(name.substr(10), input, output, stream);
