@@ -264,6 +264,26 @@ def test_infinities_stay_where_they_belong(pass_name, operand, case, layout):
                 np.testing.assert_array_equal(~np.isfinite(tolerance.decode(stored, dtype)), expected, err_msg=kernel)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("width", [4, 7, 24])
+@pytest.mark.parametrize("operand", [0, 1])
+def test_infinities_in_every_column_of_wgrad(operand, width, stride, layout):
+    """Where pixels are multiplied two at a time, half a pair may lie outside a row, and meets nothing either."""
+    for columns in (1, 2, 3, 4, 5, 6, 9):
+        problem = Problem(1, 2 * width, 3, columns, 2 * width, groups=2, stride=(stride, stride))
+        ones = operands("wgrad", problem, np.ones)
+        for column in range(ones[operand].shape[3]):
+            reached, values = ([array.copy() for array in ones[:2]] for _ in range(2))
+            reached[operand][...] = 0
+            reached[operand][0, 1, -1, column] = 1
+            values[operand][0, 1, -1, column] = np.inf
+            expected = reference("wgrad", problem, *reached) > 0
+            for kernel in accepting("wgrad", problem, "bf16", layout):
+                stored = launch("wgrad", kernel, problem, "bf16", layout, *values)
+                np.testing.assert_array_equal(~np.isfinite(tolerance.decode(stored, "bf16")), expected, err_msg=kernel)
+
+
 def test_16_bit_results_round_to_nearest_even():
     """A 1x1 kernel of weight one and a bias: sums that lie halfway between two bf16 or f16 numbers."""
     problem = Problem(1, 1, 1, 1, 1, kernel_size=(1, 1), padding=(0, 0))
