@@ -68,6 +68,14 @@ def explain_lines(device_type: str, pass_name: str, problem_shape: list[int], dt
     return [tuple(line.split("\t")) for line in lines]
 
 
+# Whether this CPU has anything but plain loops, and a matrix unit for bfloat16, which PyTorch's kernels use.
+has_direct_kernels = any(
+    not why and not name.endswith("reference")
+    for name, why in explain_lines("cpu", "fprop", [1, 8, 3, 3, 8, 4, 3, 3, 2, 1, 1, 1, 1, 1, 1], torch.float32, False)
+)
+has_amx = getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16", False) and torch.backends.mkldnn.is_available()
+
+
 # --- fake kernels: the shape checks of csrc/torch/operator.cpp in the same words, and outputs of the same strides
 
 

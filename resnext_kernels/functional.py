@@ -63,8 +63,9 @@ def grouped_conv2d(
 ) -> Tensor:
     """Grouped 2-D convolution with the arguments and results of `torch.nn.functional.conv2d`.
 
-    A grouped 3x3 convolution (groups > 1, more than one channel per group) runs on this package's kernels;
-    anything else goes to PyTorch's own convolution, and `explain` says why.
+    A grouped 3x3 convolution (groups > 1, more than one channel per group) runs on this package's kernels, unless
+    PyTorch's are faster: on the CPU those for float64, other paddings than 1, other strides than 1 and 2, dilation, and
+    on CPUs with AMX most of bfloat16. That, and anything else, goes to PyTorch's own convolution; `explain` says why.
 
     Args:
         input: (N, C, H, W) or (C, H, W); float32, float64, bfloat16 or float16; contiguous or channels_last
@@ -94,7 +95,7 @@ def grouped_conv2d(
     if cast := autocast_operands(input, weight, bias):
         with torch.autocast(input.device.type, enabled=False):
             return grouped_conv2d(*cast, stride, padding, dilation, groups, kernel=kernel)
-    if why_pytorch(input, weight, bias, stride, padding, groups, kernel):
+    if why_pytorch(input, weight, bias, stride, padding, dilation, groups, kernel):
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
 
     input, stride, padding, dilation = as_numbers(input, weight, stride, padding, dilation)
@@ -144,11 +145,12 @@ def _pad_for(padding: str, input: Tensor, weight: Tensor, dilation) -> tuple[Ten
     return input, (totals[0] // 2, totals[1] // 2)
 
 
-def why_pytorch(input, weight, bias, stride, padding, groups, kernel: str) -> str:
+def why_pytorch(input, weight, bias, stride, padding, dilation, groups, kernel: str) -> str:
     """Why PyTorch's own convolution runs, which is an error if a kernel is named. "" if the operator does."""
     reason = _why_not_an_operand(input, weight, bias, stride, padding, groups)
     if not kernel:
-        return reason or _why_pytorch_is_better(weight, groups)
+        faster = (input, weight, stride, padding, dilation, groups)
+        return reason or _why_not_served(weight, groups) or _why_pytorch_is_faster(*faster)
     if reason:
         raise RuntimeError(f"expected a problem for kernel={kernel!r}, got one for PyTorch's own convolution: {reason}")
     return ""
@@ -182,8 +184,8 @@ def _why_not_an_operand(input, weight, bias, stride, padding, groups) -> str:
     return ""
 
 
-def _why_pytorch_is_better(weight: Tensor, groups: int) -> str:
-    """Why a problem that the operator could take goes to PyTorch unless a kernel is named. "" if it does not."""
+def _why_not_served(weight: Tensor, groups: int) -> str:
+    """Why a problem that the operator could take is none for this package. "" if it is one."""
     if tuple(weight.shape[2:]) != (3, 3):
         return f"a {weight.shape[2]}x{weight.shape[3]} kernel: this package serves 3x3"
     if groups == 1:
@@ -193,6 +195,38 @@ def _why_pytorch_is_better(weight: Tensor, groups: int) -> str:
     return ""
 
 
+def _why_pytorch_is_faster(input: Tensor, weight: Tensor, stride, padding, dilation, groups: int) -> str:
+    """Why PyTorch runs a problem unless a kernel is named: on the CPU it may be faster. "" if it does not."""
+    if input.device.type != "cpu":
+        return ""
+    return _why_plain_loops(input, stride, padding, dilation) or _why_amx(input, weight, stride, groups)
+
+
+def _why_plain_loops(input: Tensor, stride, padding, dilation) -> str:
+    """Why this package has nothing but plain loops for a 3x3 on this CPU. "" if it has more."""
+    if not _ops.has_direct_kernels:
+        return "a CPU without AVX2: plain loops would be slower"
+    if input.dtype == torch.float64:
+        return "float64: plain loops would be slower"
+    if _pair(dilation) != (1, 1):
+        return f"dilation={dilation}: plain loops would be slower"
+    if padding != "same" and (isinstance(padding, str) or _pair(padding) != (1, 1)):
+        return f"padding={padding!r}: plain loops would be slower"
+    if _pair(stride) not in ((1, 1), (2, 2)):
+        return f"stride={stride}: plain loops would be slower"
+    return ""
+
+
+def _why_amx(input: Tensor, weight: Tensor, stride, groups: int) -> str:
+    """Why PyTorch's bfloat16 kernels, which use the CPU's matrix unit, are faster (docs/performance.md). "" if not."""
+    if input.dtype != torch.bfloat16 or not _ops.has_amx:
+        return ""
+    width, even = max(weight.shape[1], weight.shape[0] // groups), _pair(stride) == (1, 1)
+    channels_last = any(t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last) for t in (input, weight))
+    slower = width > (4 if even else 8) if channels_last else width > 16 and even
+    return f"bfloat16 with groups of {width} channels: PyTorch's kernel uses the CPU's matrix unit" if slower else ""
+
+
 @dataclass(frozen=True)
 class Explanation:
     """What would run for a problem, and why; `str()` gives it as text.
@@ -200,7 +234,8 @@ class Explanation:
     Attributes:
         kernel: name of the kernel that runs, or None if PyTorch's own convolution (or nothing) does.
         reason: why PyTorch's own convolution runs, or why nothing can; "" if a kernel runs.
-        entries: (name, reason against it or "") for each kernel, in the order in which they are tried.
+        entries: (name, reason against it or "") for each kernel, in the order in which they are tried; those without a
+            reason can be named even where PyTorch's own convolution runs because it is faster.
         copies: tensors that are made dense in the output's memory format first.
 
     """
@@ -242,9 +277,10 @@ def explain(
     """
     if op not in OPS:
         raise ValueError(f"expected op to be one of {OPS}, got {op!r}")
-    reason = _why_not_an_operand(input, weight, bias, stride, padding, groups) or _why_pytorch_is_better(weight, groups)
+    reason = _why_not_an_operand(input, weight, bias, stride, padding, groups) or _why_not_served(weight, groups)
     if reason:
         return Explanation(None, reason)
+    faster = _why_pytorch_is_faster(input, weight, stride, padding, dilation, groups)
     stride, dilation = _pair(stride), _pair(dilation)
     if isinstance(padding, str):
         input, padding = _pad_for(padding, input, weight, dilation)
@@ -255,5 +291,7 @@ def explain(
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     copies = () if image.is_contiguous(memory_format=memory_format) else ("input",)
     chosen = next((name for name, why in entries if not why), None)
+    if faster:
+        return Explanation(None, faster, entries)
     missing = "" if chosen else f"nothing: no kernel for tensors on {image.device}"
     return Explanation(chosen, missing, entries, copies)

@@ -28,3 +28,9 @@ def pytest_configure(config):
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def own_kernels(monkeypatch):
+    """This package's kernels run also where PyTorch's would be faster, such as in float64."""
+    monkeypatch.setattr("resnext_kernels.functional._why_pytorch_is_faster", lambda *problem: "")

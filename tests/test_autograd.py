@@ -10,6 +10,8 @@ from resnext_kernels import GroupedConv2dFunction, grouped_conv2d
 
 from .cases import CASES, OperatorLog, tensors
 
+pytestmark = pytest.mark.usefixtures("own_kernels")
+
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 BIAS = pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 

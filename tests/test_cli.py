@@ -101,8 +101,8 @@ def test_check_passes(capsys, monkeypatch):
 
 @pytest.mark.parametrize("fault", ["slightly_wrong", "nan"])
 def test_check_fails_when_a_result_is_wrong(capsys, monkeypatch, fault):
-    def wrong(*arguments):
-        output = grouped_conv2d(*arguments)
+    def wrong(*arguments, **options):
+        output = grouped_conv2d(*arguments, **options)
         return output * (1 + 1e-4) if fault == "slightly_wrong" else output * float("nan")
 
     monkeypatch.setattr(cli, "grouped_conv2d", wrong)

@@ -8,6 +8,8 @@ from resnext_kernels import GroupedConv2d, GroupedConv2dFunction, grouped_conv2d
 
 from .cases import tensors
 
+pytestmark = pytest.mark.usefixtures("own_kernels")
+
 
 @pytest.fixture(autouse=True)
 def _fresh_dynamo():

@@ -12,6 +12,8 @@ from resnext_kernels import GroupedConv2dFunction, _ops, explain, grouped_conv2d
 
 from .cases import CASES, OperatorLog, tensors
 
+pytestmark = pytest.mark.usefixtures("own_kernels")
+
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 

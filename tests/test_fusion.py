@@ -10,6 +10,8 @@ from torch import nn
 from resnext_kernels import FusedGroupedConv2d, GroupedConv2d, convert, explain, fuse, grouped_conv2d_act
 from resnext_kernels.network import resnext50_32x4d
 
+pytestmark = pytest.mark.usefixtures("own_kernels")
+
 timm = pytest.importorskip("timm")
 torchvision = pytest.importorskip("torchvision")
 

@@ -5,6 +5,8 @@
 
 #include "direct_layouts.h"
 #include "direct_pack.h"
+#include "direct_wgrad_pairs.h"
+#include "direct_wgrad_sums.h"
 
 // The direct kernel for wgrad: 3x3, padding 1, stride 1 or 2, any width of groups.
 //
@@ -32,115 +34,40 @@ struct Tile {
   const float* input;        // row `input_first`
   const float* grad_output;  // row `first`, pixels of one vector
   int64_t first, last, input_first;
-  int64_t input_stride;    // from pixel to pixel
-  int64_t group_distance;  // between the starts of groups
-};
-
-constexpr int wgrad_channels = lanes == 16 ? 4 : 2;  // as many as there are registers for three sums each
-
-template <int slot, int stride>
-class RowSums {
- public:
-  [[gnu::always_inline]] explicit RowSums(const Tile& tile)
-      : pixel_(tile.input_stride), group_distance_(tile.group_distance) {}
-
-  [[gnu::always_inline]] void begin(const float* packed, bool first) {
-    unroll<count>([&](auto i) RESNEXT_INLINE { sums_[i] = first ? Vec{} : load(packed + packed_place(i / 3, i % 3)); });
-  }
-
-  [[gnu::always_inline]] void end(float* packed) const {
-    unroll<count>([&](auto i) RESNEXT_INLINE { store(packed + packed_place(i / 3, i % 3), sums_[i]); });
-  }
-
-  // One row of grad_output and the input row that it meets by the taps r.
-  [[gnu::always_inline]] void add_row(const float* input, const float* grad, int64_t inputs, int64_t outputs) {
-    if constexpr (stride == 1)
-      add_row_of_stride_1(input, grad, outputs);
-    else
-      add_row_of_stride_2(input, grad, inputs, outputs);
-  }
-
- private:
-  static constexpr int count = wgrad_channels * 3;
-
-  template <int s>
-  [[gnu::always_inline]] void add(const float* input, Vec grad) {
-    unroll<wgrad_channels>(
-        [&](auto j) RESNEXT_INLINE { sums_[j * 3 + s] += spread<slot, 1, j>(input, group_distance_) * grad; });
-  }
-
-  // Input column w meets the outputs w + 1, w and w - 1 by the taps 0, 1 and 2, if they exist.
-  [[gnu::always_inline]] void add_row_of_stride_1(const float* input, const float* grad, int64_t columns) {
-    Vec before = load(grad);
-    if (columns == 1) return add<1>(input, before);
-    Vec here = load(grad + lanes);
-    add<0>(input, here);
-    add<1>(input, before);
-    for (int64_t column = 1; column < columns - 1; ++column) {
-      const Vec after = load(grad + (column + 1) * lanes);
-      const float* x = input + column * pixel_;
-      unroll<wgrad_channels>([&](auto j) RESNEXT_INLINE {
-        const Vec spread_x = spread<slot, 1, j>(x, group_distance_);
-        sums_[j * 3] += spread_x * after;
-        sums_[j * 3 + 1] += spread_x * here;
-        sums_[j * 3 + 2] += spread_x * before;
-      });
-      before = here;
-      here = after;
-    }
-    add<1>(input + (columns - 1) * pixel_, here);
-    add<2>(input + (columns - 1) * pixel_, before);
-  }
-
-  // Input column 2q meets output q by tap 1; column 2q + 1 meets q by tap 2 and q + 1 by tap 0.
-  [[gnu::always_inline]] void add_row_of_stride_2(const float* input, const float* grad, int64_t inputs,
-                                                  int64_t outputs) {
-    Vec here = load(grad);
-    for (int64_t q = 0; q < outputs - 1; ++q) {
-      const Vec after = load(grad + (q + 1) * lanes);
-      const float* x = input + 2 * q * pixel_;
-      add<1>(x, here);
-      unroll<wgrad_channels>([&](auto j) RESNEXT_INLINE {
-        const Vec spread_x = spread<slot, 1, j>(x + pixel_, group_distance_);
-        sums_[j * 3] += spread_x * after;
-        sums_[j * 3 + 2] += spread_x * here;
-      });
-      here = after;
-    }
-    const float* x = input + 2 * (outputs - 1) * pixel_;
-    add<1>(x, here);
-    if (2 * outputs - 1 < inputs) add<2>(x + pixel_, here);
-  }
-
-  Vec sums_[count];
-  int64_t pixel_, group_distance_;
+  int64_t input_row, output_row;  // from row to row
+  int64_t input_stride;           // from pixel to pixel, or from pair to pair
+  int64_t group_distance;         // between the starts of groups
 };
 
 // Adds a tile to the packed weights of one vector of output channels.
-template <int slot, int stride>
+template <int slot, int stride, int per_lane>
 [[gnu::noinline]] void add_tile(const ConvShape& shape, const Tile& tile, bool first, int64_t channels, float* packed) {
-  const int64_t columns = shape.w, outputs = shape.q();
   for (int64_t r = 0; r < 3; ++r)
     for (int64_t channel = 0; channel < channels; channel += wgrad_channels) {
       float* place = packed + packed_place(channel, 3 * r);
-      RowSums<slot, stride> sums(tile);
+      std::conditional_t<per_lane == 2, PairSums<slot, stride>, RowSums<slot, stride>> sums(tile.input_stride,
+                                                                                            tile.group_distance);
       sums.begin(place, first);
       for (int64_t p = tile.first; p < tile.last; ++p) {
         const int64_t h = p * stride - 1 + r;
         if (h < 0 || h >= shape.h) continue;
-        const float* input = tile.input + (h - tile.input_first) * columns * tile.input_stride + channel;
-        sums.add_row(input, tile.grad_output + (p - tile.first) * outputs * lanes, columns, outputs);
+        const float* input = tile.input + (h - tile.input_first) * tile.input_row + channel;
+        sums.add_row(input, tile.grad_output + (p - tile.first) * tile.output_row, shape.w, shape.q());
       }
       sums.end(place);
     }
 }
 
-// Adds `pixels` vectors to `sums`: four sums in turn, since each addition waits for the one before.
-[[gnu::noinline]] inline void add_pixels(const float* vectors, int64_t pixels, bool first, float* sums) {
+// Adds `pixels` vectors to `sums`: four sums in turn, since each addition waits for the one before. Each pixel is the
+// second of one pair.
+template <int per_lane>
+[[gnu::noinline]] void add_pixels(const float* vectors, int64_t pixels, bool first, float* sums) {
   Vec in_turn[4] = {};
   for (int64_t pixel = 0; pixel < pixels; pixel += 4)
     unroll<4>([&](auto i) RESNEXT_INLINE {
-      if (pixel + i < pixels) in_turn[i] += load(vectors + (pixel + i) * lanes);
+      if (pixel + i >= pixels) return;
+      const Vec here = load(vectors + (pixel + i) * lanes);
+      in_turn[i] += per_lane == 2 ? widen_half<1>(here, bf16()) : here;
     });
   const Vec sum = (in_turn[0] + in_turn[1]) + (in_turn[2] + in_turn[3]);
   store(sums, first ? sum : load(sums) + sum);
@@ -154,9 +81,10 @@ struct WgradPlan {
   bool prefetch, with_bias;
   int64_t stride;
   int64_t tile_rows, tiles_per_image, tiles, units, parts;
-  int64_t input_scratch, output_scratch;  // floats
+  int64_t input_columns, output_columns;                  // vectors of a row of a tile
+  int64_t input_scratch, output_scratch, linear_scratch;  // floats
 
-  int64_t scratch() const { return input_scratch + output_scratch; }
+  int64_t scratch() const { return input_scratch + output_scratch + linear_scratch; }
   int64_t bias_size() const { return pack.map.vectors() * lanes; }
   int64_t part_size() const { return pack.size() + bias_size(); }
 };
@@ -175,7 +103,11 @@ WgradPlan<T, slot> wgrad_plan(const WgradArgs& args) {
                   cached_bytes;
   plan.with_bias = args.grad_bias;
   plan.stride = shape.stride_h;
-  const int64_t input_row = shape.w * inputs.vectors_per_unit() * lanes, output_row = shape.q() * lanes;
+  constexpr bool pairs = per_lane<T> == 2;
+  plan.input_columns = pairs ? pair_columns<Operand::input>(shape.w, plan.stride) : shape.w;
+  plan.output_columns = pairs ? pair_columns<Operand::grad_output>(shape.q(), plan.stride) : shape.q();
+  const int64_t input_row = plan.input_columns * inputs.vectors_per_unit() * lanes;
+  const int64_t output_row = plan.output_columns * lanes;
   const int64_t rows_that_fit = std::clamp<int64_t>(tile_floats / (plan.stride * input_row + output_row), 1, shape.p());
   int64_t tiles = (shape.p() + rows_that_fit - 1) / rows_that_fit;
   if (tiles > 1) tiles += tiles % 2;  // an even number of equal tiles shares out well
@@ -184,9 +116,22 @@ WgradPlan<T, slot> wgrad_plan(const WgradArgs& args) {
   plan.tiles = shape.n * plan.tiles_per_image;
   plan.units = outputs.units();
   plan.parts = std::max<int64_t>(1, std::min(plan.tiles, wanted_tasks / plan.units));
-  plan.input_scratch = std::min((plan.tile_rows - 1) * plan.stride + 3, shape.h) * input_row;
+  const int64_t input_rows = std::min((plan.tile_rows - 1) * plan.stride + 3, shape.h);
+  plan.input_scratch = input_rows * input_row;
   plan.output_scratch = plan.tile_rows * output_row;
+  if (pairs && args.problem.layout == Layout::nchw)
+    plan.linear_scratch = (std::max(input_rows * shape.w, plan.tile_rows * shape.q()) + 1) / 2 * lanes;
   return plan;
+}
+
+// Copies a part of one of the two tensors to scratch.
+template <Operand operand, class T, int slot>
+void load_operand(const WgradPlan<T, slot>& plan, const Part& part, float* linear, float* to) {
+  const Tensor<const T, slot>& tensor = operand == Operand::input ? plan.input : plan.grad_output;
+  if constexpr (per_lane<T> == 2)
+    load_pairs<operand>(tensor, part, plan.stride, plan.prefetch, linear, to);
+  else
+    load_pixels(tensor, part, plan.prefetch, to);
 }
 
 // Adds one tile to the packed weights of one unit, and to its sums of grad_output, which lie behind all weights.
@@ -205,21 +150,26 @@ void add_unit_tile(const ConvShape& shape, const WgradPlan<T, slot>& plan, int64
   tile.input_stride = input_vectors * lanes;
   tile.group_distance = slot < lanes ? slot : inputs.width;
   const int64_t input_last = std::min((tile.last - 1) * plan.stride + 2, shape.h);
-  float* grad_output = scratch + plan.input_scratch;
+  tile.input_row = plan.input_columns * tile.input_stride;
+  tile.output_row = plan.output_columns * lanes;
+  float *grad_output = scratch + plan.input_scratch, *linear = grad_output + plan.output_scratch;
   tile.grad_output = grad_output;
-  load_pixels(plan.input, {image, first_input, input_vectors, tile.input_first, input_last - tile.input_first},
-              plan.prefetch, scratch);
+  load_operand<Operand::input>(
+      plan, {image, first_input, input_vectors, tile.input_first, input_last - tile.input_first}, linear, scratch);
   for (int64_t vector = first_vector; vector < end_vector; ++vector) {
-    load_pixels(plan.grad_output, {image, vector, 1, tile.first, tile.last - tile.first}, plan.prefetch, grad_output);
+    load_operand<Operand::grad_output>(plan, {image, vector, 1, tile.first, tile.last - tile.first}, linear,
+                                       grad_output);
     const int64_t group_in_unit = slot < lanes ? 0 : outputs.place(vector, 0).group - unit * outputs.groups_per_unit();
     tile.input = scratch + group_in_unit * inputs.width;
     constexpr int two_groups = slot == lanes && lanes == 16 ? 8 : slot;
     const bool straddles = outputs.straddles(vector);
-    const auto add = plan.stride == 1 ? (straddles ? add_tile<two_groups, 1> : add_tile<slot, 1>)
-                                      : (straddles ? add_tile<two_groups, 2> : add_tile<slot, 2>);
+    constexpr int count = per_lane<T>;
+    const auto add = plan.stride == 1 ? (straddles ? add_tile<two_groups, 1, count> : add_tile<slot, 1, count>)
+                                      : (straddles ? add_tile<two_groups, 2, count> : add_tile<slot, 2, count>);
     add(shape, tile, first, plan.pack.channels, packed + vector * plan.pack.vector_size());
     if (plan.with_bias)
-      add_pixels(grad_output, (tile.last - tile.first) * shape.q(), first, packed + plan.pack.size() + vector * lanes);
+      add_pixels<count>(grad_output, (tile.last - tile.first) * plan.output_columns, first,
+                        packed + plan.pack.size() + vector * lanes);
   }
 }
 

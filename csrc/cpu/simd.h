@@ -141,6 +141,13 @@ Vec load_part(const T* from, int count) {
   return widen(reinterpret_cast<Halves>(_mm256_maskz_loadu_epi16(first_lanes(count), from)), T());
 }
 
+// 16-bit numbers as they are, in the lower halves of the lanes.
+template <class T>
+Vec load_lower_halves(const T* from, int count) {
+  const Halves halves = reinterpret_cast<Halves>(_mm256_maskz_loadu_epi16(first_lanes(count), from));
+  return reinterpret_cast<Vec>(__builtin_convertvector(halves, Bits));
+}
+
 template <class T>
 void store_part(T* to, Vec value, int count) {
   _mm256_mask_storeu_epi16(to, first_lanes(count), reinterpret_cast<__m256i>(round_to(value, T())));

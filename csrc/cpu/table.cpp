@@ -64,27 +64,40 @@ const char* why_not_direct(const Problem& problem) {
       RESNEXT_ENTRY(pass, avx512bf16, Avx512Bf16, 8, "gw8", bf16), \
       RESNEXT_ENTRY(pass, avx512bf16, Avx512Bf16, 16, "wide", bf16)
 
-#define RESNEXT_COMMON(pass)                                                                      \
-  RESNEXT_TYPES(pass, avx512, Avx512, 4, "gw4"), RESNEXT_TYPES(pass, avx512, Avx512, 8, "gw8"),   \
-      RESNEXT_TYPES(pass, avx512, Avx512, 16, "wide"), RESNEXT_TYPES(pass, avx2, Avx2, 4, "gw4"), \
-      RESNEXT_TYPES(pass, avx2, Avx2, 8, "wide"), {                                               \
-    #pass "_reference", reference_why_not, pass##_reference_workspace, pass##_reference, true     \
+#define RESNEXT_FLOATS(pass)                                                                    \
+  RESNEXT_TYPES(pass, avx512, Avx512, 4, "gw4"), RESNEXT_TYPES(pass, avx512, Avx512, 8, "gw8"), \
+      RESNEXT_TYPES(pass, avx512, Avx512, 16, "wide")
+
+#define RESNEXT_REST(pass)                                                                    \
+  RESNEXT_TYPES(pass, avx2, Avx2, 4, "gw4"), RESNEXT_TYPES(pass, avx2, Avx2, 8, "wide"), {    \
+    #pass "_reference", reference_why_not, pass##_reference_workspace, pass##_reference, true \
+  }
+
+// vdpbf16ps does two multiply-adds a lane: AMD's CPUs begin as many of it in a cycle as of the float instruction,
+// Intel's a quarter as many (docs/performance.md).
+bool pairs_are_fast() { return !__builtin_cpu_is("intel"); }
+
+// In the order in which they are tried.
+#define RESNEXT_TABLE(pass, Args)                                                                     \
+  pairs_are_fast() ? KernelTable<Args>{RESNEXT_PAIRS(pass), RESNEXT_FLOATS(pass), RESNEXT_REST(pass)} \
+                   : KernelTable<Args> {                                                              \
+    RESNEXT_FLOATS(pass), RESNEXT_PAIRS(pass), RESNEXT_REST(pass)                                     \
   }
 
 }  // namespace
 
 const KernelTable<FpropArgs>& fprop_table() {
-  static const KernelTable<FpropArgs> table = {RESNEXT_PAIRS(fprop), RESNEXT_COMMON(fprop)};
+  static const KernelTable<FpropArgs> table = RESNEXT_TABLE(fprop, FpropArgs);
   return table;
 }
 
 const KernelTable<DgradArgs>& dgrad_table() {
-  static const KernelTable<DgradArgs> table = {RESNEXT_PAIRS(dgrad), RESNEXT_COMMON(dgrad)};
+  static const KernelTable<DgradArgs> table = RESNEXT_TABLE(dgrad, DgradArgs);
   return table;
 }
 
 const KernelTable<WgradArgs>& wgrad_table() {
-  static const KernelTable<WgradArgs> table = {RESNEXT_COMMON(wgrad)};
+  static const KernelTable<WgradArgs> table = RESNEXT_TABLE(wgrad, WgradArgs);
   return table;
 }
 

@@ -1,0 +1,89 @@
+"""Which problems PyTorch's own convolution computes because it is faster, and that they can still be had from ours."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from resnext_kernels import GroupedConv2d, _ops, explain, grouped_conv2d
+
+from .cases import OperatorLog
+
+SLOW = {
+    "float64": ({}, torch.float64),
+    "dilation": ({"padding": 2, "dilation": 2}, torch.float32),
+    "no padding": ({"padding": 0}, torch.float16),
+    "padding by name": ({"padding": "valid"}, torch.float32),
+    "stride 3": ({"stride": 3}, torch.bfloat16),
+    "uneven stride": ({"stride": (1, 2)}, torch.float32),
+}
+FAST = {
+    "stride 1": {},
+    "stride 2": {"stride": 2},
+    "padding by name": {"padding": "same"},
+    "pairs": {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1)},
+}
+
+
+def problem(dtype=torch.float32, width=2, groups=4, channels_last=False, **options):
+    """Input, weight and keyword arguments."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    input = torch.randn(2, width * groups, 7, 8).to(dtype).contiguous(memory_format=memory_format)
+    weight = torch.randn(width * groups, width, 3, 3).to(dtype)
+    return (input.requires_grad_(), weight.requires_grad_()), {"padding": 1, "groups": groups, **options}
+
+
+def operators(call):
+    """Which of this package's operators a call runs, forward and backward."""
+    with OperatorLog() as log:
+        call().sum().backward()
+    return [name for name in log.names if name.startswith("grouped")]
+
+
+@pytest.mark.parametrize(("options", "dtype"), SLOW.values(), ids=SLOW)
+def test_plain_loops_run_only_if_named(options, dtype):
+    args, options = problem(dtype, **options)
+    assert operators(lambda: grouped_conv2d(*args, **options)) == []
+    assert torch.equal(grouped_conv2d(*args, **options), F.conv2d(*args, **options))
+    explanation = explain("fprop", *args, **options)
+    assert explanation.kernel is None
+    assert "plain loops would be slower" in str(explanation)
+    assert [name for name, why in explanation.entries if not why] == ["fprop_reference"]
+    named = operators(lambda: grouped_conv2d(*args, **options, kernel="fprop_reference"))
+    assert named == ["grouped_conv2d", "grouped_conv2d_grad_input", "grouped_conv2d_grad_weight"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("options", FAST.values(), ids=FAST)
+def test_direct_kernels_run_unasked(options, dtype):
+    args, options = problem(dtype, **options)
+    assert len(operators(lambda: grouped_conv2d(*args, **options))) == 3
+    assert "_direct_" in explain("fprop", *args, **options).kernel
+
+
+def test_a_cpu_without_direct_kernels_takes_pytorch(monkeypatch):
+    monkeypatch.setattr(_ops, "has_direct_kernels", False)
+    args, options = problem()
+    assert operators(lambda: grouped_conv2d(*args, **options)) == []
+
+
+@pytest.mark.parametrize(
+    ("width", "stride", "channels_last", "pytorch"),
+    [
+        *((4, 1, True, False), (4, 2, True, False), (8, 1, True, True), (8, 2, True, False), (16, 2, True, True)),
+        *((8, 1, False, False), (16, 1, False, False), (32, 1, False, True), (32, 2, False, False)),
+    ],
+)
+def test_bfloat16_on_a_cpu_with_a_matrix_unit(monkeypatch, width, stride, channels_last, pytorch):
+    args, options = problem(torch.bfloat16, width, 2, channels_last, stride=stride)
+    for has_amx in (False, True):
+        monkeypatch.setattr(_ops, "has_amx", has_amx)
+        assert (operators(lambda: grouped_conv2d(*args, **options)) == []) == (pytorch and has_amx)
+        reason = explain("wgrad", *args, **options).reason
+        assert reason == (f"bfloat16 with groups of {width} channels: PyTorch's kernel uses the CPU's matrix unit") * (
+            pytorch and has_amx
+        )
+
+
+def test_a_module_in_double_is_no_slower_than_pytorch():
+    module = GroupedConv2d(8, 8, 3, padding=1, groups=4, dtype=torch.float64)
+    assert operators(lambda: module(torch.randn(1, 8, 5, 5, dtype=torch.float64))) == []
