@@ -14,6 +14,7 @@ from . import _autograd, _ops
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _DEVICES = ("cpu", "cuda", "meta")
+_INTS = (int, torch.SymInt)
 OPS = ("fprop", "fprop_act", "dgrad", "wgrad")
 
 
@@ -94,7 +95,7 @@ def grouped_conv2d(
     if cast := autocast_operands(input, weight, bias):
         with torch.autocast(input.device.type, enabled=False):
             return grouped_conv2d(*cast, stride, padding, dilation, groups, kernel=kernel)
-    if why_pytorch(input, weight, bias, stride, padding, groups, kernel):
+    if why_pytorch(input, weight, bias, stride, padding, dilation, groups, kernel):
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
 
     input, stride, padding, dilation = as_numbers(input, weight, stride, padding, dilation)
@@ -144,9 +145,9 @@ def _pad_for(padding: str, input: Tensor, weight: Tensor, dilation) -> tuple[Ten
     return input, (totals[0] // 2, totals[1] // 2)
 
 
-def why_pytorch(input, weight, bias, stride, padding, groups, kernel: str) -> str:
+def why_pytorch(input, weight, bias, stride, padding, dilation, groups, kernel: str) -> str:
     """Why PyTorch's own convolution runs, which is an error if a kernel is named. "" if the operator does."""
-    reason = _why_not_an_operand(input, weight, bias, stride, padding, groups)
+    reason = _why_not_an_operand(input, weight, bias, stride, padding, dilation, groups)
     if not kernel:
         return reason or _why_pytorch_is_better(weight, groups)
     if reason:
@@ -154,7 +155,7 @@ def why_pytorch(input, weight, bias, stride, padding, groups, kernel: str) -> st
     return ""
 
 
-def _why_not_an_operand(input, weight, bias, stride, padding, groups) -> str:
+def _why_not_an_operand(input, weight, bias, stride, padding, dilation, groups) -> str:
     """Why the operator cannot take these arguments: PyTorch computes them, or raises its own error. "" if it can."""
     tensors = [t for t in (input, weight, bias) if t is not None]
     if not all(isinstance(t, Tensor) for t in tensors) or len(tensors) < 2:
@@ -171,15 +172,23 @@ def _why_not_an_operand(input, weight, bias, stride, padding, groups) -> str:
         return "a tensor that is not strided"
     if input.dim() not in (3, 4) or weight.dim() != 4:
         return f"input of rank {input.dim()}, weight of rank {weight.dim()}"
-    if input.shape[-3] == 0 or 0 in weight.shape:
-        return "an empty channel or window dimension"
-    if groups <= 0 or weight.shape[0] % groups:
+    if 0 in input.shape[-3:] or 0 in weight.shape:
+        return "an empty image, channel or window dimension"
+    if not (_are_ints(stride) and _are_ints(dilation) and (isinstance(padding, str) or _are_ints(padding))):
+        return "a stride, padding or dilation that is not of whole numbers"
+    if not isinstance(groups, _INTS) or groups <= 0 or weight.shape[0] % groups:
         return "groups that do not divide the output channels"
     if isinstance(padding, str) and (
         padding not in ("same", "valid") or (padding == "same" and set(_pair(stride)) != {1})
     ):
         return f"padding={padding!r} with stride {stride}"
     return ""
+
+
+def _are_ints(value) -> bool:
+    """Whether it is a number, or numbers, as the operators take them. True and False are not."""
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    return all(isinstance(each, _INTS) and not isinstance(each, bool) for each in values)
 
 
 def _why_pytorch_is_better(weight: Tensor, groups: int) -> str:
@@ -242,8 +251,8 @@ def explain(
     """
     if op not in OPS:
         raise ValueError(f"expected op to be one of {OPS}, got {op!r}")
-    reason = _why_not_an_operand(input, weight, bias, stride, padding, groups) or _why_pytorch_is_better(weight, groups)
-    if reason:
+    reason = _why_not_an_operand(input, weight, bias, stride, padding, dilation, groups)
+    if reason := reason or _why_pytorch_is_better(weight, groups):
         return Explanation(None, reason)
     stride, dilation = _pair(stride), _pair(dilation)
     if isinstance(padding, str):
