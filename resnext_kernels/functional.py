@@ -90,7 +90,8 @@ def grouped_conv2d(
     if has_torch_function_variadic(input, weight, bias):
         arguments = (input, weight, bias, stride, padding, dilation, groups)
         return handle_torch_function(grouped_conv2d, (input, weight, bias), *arguments, kernel=kernel)
-    if not kernel and torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
+    traced = torch.compiler.is_exporting() or torch.jit.is_tracing()
+    if traced and not kernel and torch.onnx.is_in_onnx_export():  # asked last, it is slow
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
     if cast := autocast_operands(input, weight, bias):
         with torch.autocast(input.device.type, enabled=False):
