@@ -120,9 +120,9 @@ def explain_shape(arguments: argparse.Namespace) -> dict[str, Explanation]:
 
 
 def explain_model(arguments: argparse.Namespace) -> dict[str, Explanation]:
-    """The explanation of each wanted pass of every convolution that a conversion would take, by the layer's name."""
+    """The explanation of every convolution of a model: of each wanted pass of those that `convert` would take."""
     model = find_model(arguments.model)
-    convert(model)
+    kept = convert(model).kept
     model = model.eval().to(DTYPES[arguments.dtype]).to(arguments.device, memory_format=LAYOUTS[arguments.layout])
     found: dict[str, Explanation] = {}
 
@@ -132,13 +132,13 @@ def explain_model(arguments: argparse.Namespace) -> dict[str, Explanation]:
 
         return hook
 
-    for name, module in model.named_modules():
-        if isinstance(module, GroupedConv2d):
-            module.register_forward_hook(note(name))
+    ours = {name: module for name, module in model.named_modules() if isinstance(module, GroupedConv2d)}
+    for name, module in ours.items():
+        module.register_forward_hook(note(name))
     image = torch.zeros(arguments.shape, dtype=DTYPES[arguments.dtype], device=arguments.device)
     with torch.no_grad():
         model(image.contiguous(memory_format=LAYOUTS[arguments.layout]))
-    return found
+    return found | {name: Explanation(None, f"it {reason}") for name, reason in kept.items() if name not in ours}
 
 
 def find_model(path: str) -> nn.Module:
@@ -157,10 +157,8 @@ def find_model(path: str) -> nn.Module:
 
 def show_explanations(found: dict[str, Explanation], every_entry: bool) -> None:
     """Prints explanations: whole ones for one problem, a line each for the layers of a model."""
-    if not found:
-        print("no grouped 3x3 convolution that this package would run")
-    for name, explanation in found.items():
-        print(f"{name}: {explanation if every_entry else explanation.kernel or explanation.reason}")
+    for name, item in found.items():
+        print(f"{name}: {item if every_entry else item.kernel or f'PyTorch, since {item.reason}'}")
     if not every_entry:
         for kernel, count in Counter(item.kernel for item in found.values()).most_common():
             print(f"{count:4} x {kernel or 'PyTorch'}")

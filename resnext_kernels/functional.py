@@ -14,7 +14,6 @@ from . import _autograd, _ops
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _DEVICES = ("cpu", "cuda", "meta")
-_INTS = (int, torch.SymInt)
 OPS = ("fprop", "fprop_act", "dgrad", "wgrad")
 
 
@@ -177,7 +176,7 @@ def _why_not_an_operand(input, weight, bias, stride, padding, dilation, groups) 
         return "an empty image, channel or window dimension"
     if not (_are_ints(stride) and _are_ints(dilation) and (isinstance(padding, str) or _are_ints(padding))):
         return "a stride, padding or dilation that is not of whole numbers"
-    if not isinstance(groups, _INTS) or groups <= 0 or weight.shape[0] % groups:
+    if not _are_ints((groups,)) or groups <= 0 or weight.shape[0] % groups:
         return "groups that do not divide the output channels"
     if isinstance(padding, str) and (
         padding not in ("same", "valid") or (padding == "same" and set(_pair(stride)) != {1})
@@ -188,8 +187,10 @@ def _why_not_an_operand(input, weight, bias, stride, padding, dilation, groups) 
 
 def _are_ints(value) -> bool:
     """Whether it is a number, or numbers, as the operators take them. True and False are not."""
-    values = value if isinstance(value, (tuple, list)) else (value,)
-    return all(isinstance(each, _INTS) and not isinstance(each, bool) for each in values)
+    for each in value if isinstance(value, (tuple, list)) else (value,):
+        if type(each) is not int and not isinstance(each, torch.SymInt):
+            return False
+    return True
 
 
 def _why_pytorch_is_better(weight: Tensor, groups: int) -> str:

@@ -68,8 +68,12 @@ def test_explain_a_model(capsys):
     status, out, _ = call(capsys, *arguments)
     assert status == 0
     assert len([line for line in out.splitlines() if ".conv2 fprop: fprop_" in line]) == 16
+    assert "\nconv1: PyTorch, since it has a 7x7 kernel" in out
+    assert "  37 x PyTorch\n" in out
     _, out, _ = call(capsys, *arguments, "--json")
-    assert len(json.loads(out)) == 16
+    found = json.loads(out)
+    assert len(found) == 53
+    assert sum(item["kernel"] is not None for item in found.values()) == 16
 
 
 @pytest.mark.parametrize(
