@@ -33,10 +33,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from resnext_kernels import explain, problems
+from resnext_kernels import problems
+from resnext_kernels.bench import FEWEST_CALLS, interleave, rivals
 
 LAYOUTS = {"NHWC": torch.channels_last, "NCHW": torch.contiguous_format}
-OPS = torch.ops.resnext_kernels
 NETWORKS = ("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d")
 OTHER = tuple(
     problems.Problem(1, width * groups, side, side, outputs * groups, groups=groups, stride=(stride, stride))
@@ -46,8 +46,6 @@ OTHER = tuple(
         *((4, 4, 32, 100, 1), (8, 8, 32, 35, 2), (16, 16, 32, 13, 1), (4, 8, 32, 35, 1), (64, 32, 4, 13, 1)),
     )
 )
-SHARE_OF_WALL_TIME = 0.94
-FEWEST_CALLS = 5
 
 
 def best_time(call: Callable, repeats: int = 7) -> float:
@@ -81,49 +79,6 @@ def limit(problem: problems.Problem, dtype: torch.dtype) -> tuple[float, str]:
     return max((arithmetic, "arithmetic"), (memory, "memory"))
 
 
-def rivals(problem: problems.Problem, op: str, layout: str, dtype: torch.dtype) -> tuple[Callable, Callable, str]:
-    """Calls without arguments of PyTorch's pass and ours, and the name of our kernel."""
-    draw = lambda size: torch.randn(size).to(dtype).contiguous(memory_format=LAYOUTS[layout])  # noqa: E731
-    input, output = draw(problem.input_shape), draw(problem.output_shape)
-    weight = torch.randn(problem.weight_shape).to(dtype)
-    geometry = problem.stride, problem.padding, problem.dilation
-    mask = [op == "dgrad", op == "wgrad", False]
-    backward = (output, input, weight, None, *geometry, False, [0, 0], problem.groups, mask)
-    theirs = {
-        "fprop": lambda: torch.nn.functional.conv2d(input, weight, None, *geometry, problem.groups),
-        "dgrad": lambda: torch.ops.aten.convolution_backward(*backward),
-        "wgrad": lambda: torch.ops.aten.convolution_backward(*backward),
-    }
-    ours = {
-        "fprop": lambda: OPS.grouped_conv2d(input, weight, None, *geometry, problem.groups),
-        "dgrad": lambda: OPS.grouped_conv2d_grad_input(output, weight, input.shape[2:], *geometry, problem.groups),
-        "wgrad": lambda: OPS.grouped_conv2d_grad_weight(output, input, (3, 3), *geometry, problem.groups),
-    }
-    kernel = explain(op, input, weight, None, *geometry, problem.groups).kernel
-    return theirs[op], ours[op], kernel
-
-
-def interleave(calls: tuple[Callable, ...], threads: int, seconds: float) -> tuple[list[list[float]], int]:
-    """Undisturbed wall times of each call, in turns until the time is up; and how many calls were disturbed."""
-    times: list[list[float]] = [[] for _ in calls]
-    disturbed = 0
-    for call in calls:
-        call()
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or min(map(len, times)) < FEWEST_CALLS:
-        for samples, call in zip(times, calls, strict=True):
-            cpu, wall = time.process_time(), time.perf_counter()
-            call()
-            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-            if cpu >= SHARE_OF_WALL_TIME * wall * threads:
-                samples.append(wall)
-            else:
-                disturbed += 1
-        if time.perf_counter() > end + 10 * seconds:  # never quiet: say so rather than wait for ever
-            break
-    return times, disturbed
-
-
 def measure(arguments: argparse.Namespace, progress: Progress):
     """Yields a row for each layer, batch, layout and pass."""
     networks = NETWORKS if arguments.network == "all" else [arguments.network]
@@ -135,7 +90,7 @@ def measure(arguments: argparse.Namespace, progress: Progress):
             problem = layer.with_batch(batch)
             for layout in arguments.layouts:
                 for op in arguments.passes:
-                    theirs, ours, kernel = rivals(problem, op, layout, dtype)
+                    theirs, ours, kernel = rivals(problem, op, LAYOUTS[layout], dtype)
                     times, disturbed = interleave((theirs, ours), arguments.threads, arguments.seconds)
                     progress.advance(task)
                     width, outputs = problem.c // problem.groups, problem.k // problem.groups

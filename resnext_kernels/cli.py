@@ -1,4 +1,4 @@
-"""The command `resnext-kernels` (or `python -m resnext_kernels`): info, explain, check.
+"""The command `resnext-kernels` (or `python -m resnext_kernels`): info, explain, check, bench.
 
 Exit status: 0, or 1 if a check failed, or 2 for arguments that make no sense. ``--json`` prints one JSON object.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
 import platform
 import re
@@ -16,18 +17,21 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn.functional import conv2d
 
-from . import _ops, problems
+from . import _ops, bench, problems
 from .functional import Explanation, explain, grouped_conv2d
 from .module import GroupedConv2d, convert
 
 OPS = ("fprop", "dgrad", "wgrad")
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
+NETWORKS = {name: getattr(problems, name) for name in ("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d")}
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
@@ -38,34 +42,66 @@ def info() -> dict:
     """What is installed and what it can use."""
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     layer = problems.resnext50_32x4d[0]
-    input, weight = torch.empty(layer.input_shape), torch.empty(layer.weight_shape)
-    kernels = {}
-    for op in OPS:
-        entries = explain(op, input, weight, None, 1, 1, 1, layer.groups).entries
-        kernels[op] = {name: why for name, why in entries if not why or "AVX" in why}
+    kernels = {op: active_kernels("cpu", op, layer) for op in OPS}
+    cuda = {op: active_kernels("cuda", op, layer) for op in OPS} if gpus and not _ops.why_no_cuda else {}
     return {
-        "resnext_kernels": version("resnext_kernels"),
+        "resnext_kernels": installed_version(),
+        "installed_in": str(Path(_ops.__file__).parent),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "built_for": "torch >= 2.11 (stable ABI), Python >= 3.10 (abi3)",
         "cpu": torch.backends.cpu.get_cpu_capability(),
+        "cpu_features": cpu_features(),
         "threads": torch.get_num_threads(),
+        "cuda_of_torch": torch.version.cuda,
         "cuda_library": _ops.why_no_cuda or "loaded",
         "gpus": [f"{gpu.name} (sm_{gpu.major}{gpu.minor})" for gpu in gpus],
         "example": f"{layer.name} float32 contiguous",
         "kernels": kernels,
+        "cuda_kernels": cuda,
     }
+
+
+def installed_version() -> str:
+    """The package's version, if pip has installed it."""
+    try:
+        return version("resnext_kernels")
+    except PackageNotFoundError:
+        return "not installed by pip"
+
+
+def active_kernels(device: str, op: str, layer: problems.Problem) -> dict[str, str]:
+    """The kernels that this machine has for a layer, with "" if they can run it and else what the CPU lacks."""
+    shape = [*layer.input_shape, *layer.weight_shape, layer.groups, *layer.stride, *layer.padding, *layer.dilation]
+    entries = _ops.explain_lines(device, op, shape, torch.float32, False)
+    return {name: why for name, why in entries if not why or "AVX" in why}
+
+
+def cpu_features(path: str = "/proc/cpuinfo") -> list[str]:
+    """The vector instructions that the system reports, those that the kernels may use; [] where it tells nothing."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return []
+    flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), [])
+    return [flag for flag in flags if re.match(r"avx|fma|f16c|amx", flag)]
 
 
 def show_info(facts: dict) -> None:
     """Prints what `info` found."""
-    for key in ("resnext_kernels", "torch", "python", "built_for", "cpu", "threads", "cuda_library"):
-        print(f"{key.replace('_', ' '):16} {facts[key]}")
-    print(f"{'GPUs':16} {', '.join(facts['gpus']) or 'none'}")
-    print(f"\nCPU kernels for {facts['example']}, in the order in which they are tried:")
-    for op, entries in facts["kernels"].items():
-        for name, why in entries.items():
-            print(f"  {op}  {name:32} {why or 'yes'}")
+    kernels = {"CPU": facts["kernels"], "CUDA": facts["cuda_kernels"]}
+    for key, value in facts.items():
+        if not isinstance(value, dict) and key != "example":
+            text = (
+                (" ".join(value) if key == "cpu_features" else ", ".join(value)) if isinstance(value, list) else value
+            )
+            print(f"{key.replace('_', ' '):16} {text or 'none'}")
+    for device, ops in kernels.items():
+        if ops:
+            print(f"\n{device} kernels for {facts['example']}, in the order in which they are tried:")
+        for op, entries in ops.items():
+            for name, why in entries.items():
+                print(f"  {op}  {name:32} {why or 'yes'}")
 
 
 # --- explain
@@ -85,9 +121,9 @@ def explain_shape(arguments: argparse.Namespace) -> dict[str, Explanation]:
 
 
 def explain_model(arguments: argparse.Namespace) -> dict[str, Explanation]:
-    """The explanation of each wanted pass of every convolution that a conversion would take, by the layer's name."""
+    """The explanation of every convolution of a model: of each wanted pass of those that `convert` would take."""
     model = find_model(arguments.model)
-    convert(model)
+    kept = convert(model).kept
     model = model.eval().to(DTYPES[arguments.dtype]).to(arguments.device, memory_format=LAYOUTS[arguments.layout])
     found: dict[str, Explanation] = {}
 
@@ -97,13 +133,13 @@ def explain_model(arguments: argparse.Namespace) -> dict[str, Explanation]:
 
         return hook
 
-    for name, module in model.named_modules():
-        if isinstance(module, GroupedConv2d):
-            module.register_forward_hook(note(name))
+    ours = {name: module for name, module in model.named_modules() if isinstance(module, GroupedConv2d)}
+    for name, module in ours.items():
+        module.register_forward_hook(note(name))
     image = torch.zeros(arguments.shape, dtype=DTYPES[arguments.dtype], device=arguments.device)
     with torch.no_grad():
         model(image.contiguous(memory_format=LAYOUTS[arguments.layout]))
-    return found
+    return found | {name: Explanation(None, f"it {reason}") for name, reason in kept.items() if name not in ours}
 
 
 def find_model(path: str) -> nn.Module:
@@ -122,10 +158,8 @@ def find_model(path: str) -> nn.Module:
 
 def show_explanations(found: dict[str, Explanation], every_entry: bool) -> None:
     """Prints explanations: whole ones for one problem, a line each for the layers of a model."""
-    if not found:
-        print("no grouped 3x3 convolution that this package would run")
-    for name, explanation in found.items():
-        print(f"{name}: {explanation if every_entry else explanation.kernel or explanation.reason}")
+    for name, item in found.items():
+        print(f"{name}: {item if every_entry else item.kernel or f'PyTorch, since {item.reason}'}")
     if not every_entry:
         for kernel, count in Counter(item.kernel for item in found.values()).most_common():
             print(f"{count:4} x {kernel or 'PyTorch'}")
@@ -223,6 +257,33 @@ def show_checks(checks: list[Check], seconds: float) -> None:
     print(f"{passed} of {len(checks)} results of {kernels} kernels agree with PyTorch in float64 ({seconds:.0f} s)")
 
 
+# --- bench
+
+
+def bench_shapes(arguments: argparse.Namespace) -> int:
+    """Times the layers of a network against PyTorch; the exit status."""
+    for name in ("rich", *(["matplotlib"] if arguments.png else [])):
+        if find_spec(name) is None:
+            raise ValueError(f"bench needs the package {name}: pip install 'resnext_kernels[bench]'")
+    if arguments.png and not arguments.png.parent.is_dir():
+        raise ValueError(f"expected --png in a folder that exists, got {arguments.png}")
+    if arguments.png and arguments.png.suffix != ".png":
+        raise ValueError(f"expected --png to end in .png, got {arguments.png}")
+    if arguments.batch < 1 or arguments.threads < 1 or not arguments.seconds > 0:
+        raise ValueError("expected --batch, --threads and --seconds to be positive")
+    torch.set_num_threads(arguments.threads)
+    layers = [layer.with_batch(arguments.batch) for layer in NETWORKS[arguments.network]]
+    jobs = list(itertools.product(layers, arguments.op, arguments.dtype, arguments.layout))
+    timings = bench.with_progress(bench.measure(jobs, LAYOUTS, arguments.seconds), len(jobs))
+    if arguments.json:
+        print(json.dumps([{**asdict(row), "ratio": row.ratio} for row in timings]))
+    else:
+        bench.show(timings)
+    if arguments.png:
+        bench.draw(timings, arguments.png)
+    return 0
+
+
 # --- the command line
 
 
@@ -255,6 +316,17 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--dtype", choices=DTYPES, default="float32")
     one.add_argument("--layout", choices=LAYOUTS, default="contiguous")
     one.add_argument("--device", default="cpu")
+    one = commands.add_parser(
+        "bench", parents=[common], help="time the layers of a network on the CPU, against PyTorch"
+    )
+    one.add_argument("--network", choices=NETWORKS, default="resnext50_32x4d")
+    one.add_argument("--batch", type=int, default=1)
+    one.add_argument("--op", nargs="+", choices=OPS, default=list(OPS))
+    one.add_argument("--dtype", nargs="+", choices=DTYPES, default=["float32"])
+    one.add_argument("--layout", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
+    one.add_argument("--threads", type=int, default=torch.get_num_threads())
+    one.add_argument("--seconds", type=float, default=0.3, help="per line, for both rivals together")
+    one.add_argument("--png", type=Path, help="also draw the ratios into this file")
     one = commands.add_parser("check", parents=[common], help="compare with PyTorch on this machine, in a minute")
     one.add_argument("--device", default="cpu")
     return main
@@ -271,6 +343,8 @@ def run(arguments: argparse.Namespace) -> int:
             print(json.dumps({name: asdict(explanation) for name, explanation in found.items()}))
         else:
             show_explanations(found, every_entry=not arguments.model)
+    elif arguments.command == "bench":
+        return bench_shapes(arguments)
     else:
         start = time.perf_counter()
         checks = list(check(arguments.device, CHECKED))

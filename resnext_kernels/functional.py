@@ -90,7 +90,8 @@ def grouped_conv2d(
     if has_torch_function_variadic(input, weight, bias):
         arguments = (input, weight, bias, stride, padding, dilation, groups)
         return handle_torch_function(grouped_conv2d, (input, weight, bias), *arguments, kernel=kernel)
-    if not kernel and torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
+    traced = torch.compiler.is_exporting() or torch.jit.is_tracing()
+    if traced and not kernel and torch.onnx.is_in_onnx_export():  # asked last, it is slow
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
     if cast := autocast_operands(input, weight, bias):
         with torch.autocast(input.device.type, enabled=False):
@@ -147,7 +148,7 @@ def _pad_for(padding: str, input: Tensor, weight: Tensor, dilation) -> tuple[Ten
 
 def why_pytorch(input, weight, bias, stride, padding, dilation, groups, kernel: str) -> str:
     """Why PyTorch's own convolution runs, which is an error if a kernel is named. "" if the operator does."""
-    reason = _why_not_an_operand(input, weight, bias, stride, padding, groups)
+    reason = _why_not_an_operand(input, weight, bias, stride, padding, dilation, groups)
     if not kernel:
         faster = (input, weight, stride, padding, dilation, groups)
         return reason or _why_not_served(weight, groups) or _why_pytorch_is_faster(*faster)
@@ -156,7 +157,7 @@ def why_pytorch(input, weight, bias, stride, padding, dilation, groups, kernel: 
     return ""
 
 
-def _why_not_an_operand(input, weight, bias, stride, padding, groups) -> str:
+def _why_not_an_operand(input, weight, bias, stride, padding, dilation, groups) -> str:
     """Why the operator cannot take these arguments: PyTorch computes them, or raises its own error. "" if it can."""
     tensors = [t for t in (input, weight, bias) if t is not None]
     if not all(isinstance(t, Tensor) for t in tensors) or len(tensors) < 2:
@@ -173,15 +174,25 @@ def _why_not_an_operand(input, weight, bias, stride, padding, groups) -> str:
         return "a tensor that is not strided"
     if input.dim() not in (3, 4) or weight.dim() != 4:
         return f"input of rank {input.dim()}, weight of rank {weight.dim()}"
-    if input.shape[-3] == 0 or 0 in weight.shape:
-        return "an empty channel or window dimension"
-    if groups <= 0 or weight.shape[0] % groups:
+    if 0 in input.shape[-3:] or 0 in weight.shape:
+        return "an empty image, channel or window dimension"
+    if not (_are_ints(stride) and _are_ints(dilation) and (isinstance(padding, str) or _are_ints(padding))):
+        return "a stride, padding or dilation that is not of whole numbers"
+    if not _are_ints((groups,)) or groups <= 0 or weight.shape[0] % groups:
         return "groups that do not divide the output channels"
     if isinstance(padding, str) and (
         padding not in ("same", "valid") or (padding == "same" and set(_pair(stride)) != {1})
     ):
         return f"padding={padding!r} with stride {stride}"
     return ""
+
+
+def _are_ints(value) -> bool:
+    """Whether it is a number, or numbers, as the operators take them. True and False are not."""
+    for each in value if isinstance(value, (tuple, list)) else (value,):
+        if type(each) is not int and not isinstance(each, torch.SymInt):
+            return False
+    return True
 
 
 def _why_not_served(weight: Tensor, groups: int) -> str:
@@ -277,8 +288,8 @@ def explain(
     """
     if op not in OPS:
         raise ValueError(f"expected op to be one of {OPS}, got {op!r}")
-    reason = _why_not_an_operand(input, weight, bias, stride, padding, groups) or _why_not_served(weight, groups)
-    if reason:
+    reason = _why_not_an_operand(input, weight, bias, stride, padding, dilation, groups)
+    if reason := reason or _why_not_served(weight, groups):
         return Explanation(None, reason)
     faster = _why_pytorch_is_faster(input, weight, stride, padding, dilation, groups)
     stride, dilation = _pair(stride), _pair(dilation)

@@ -69,8 +69,8 @@ def grouped_conv2d_act(
             arguments = (input, weight, scale, shift, residual, *arguments[5:])
             return grouped_conv2d_act(*arguments, kernel=kernel)
     derived = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
-    geometry = (stride, padding, dilation, groups)
-    if derived or torch.compiler.is_exporting() or why_pytorch(input, weight, None, *geometry, kernel):
+    by_steps = derived or torch.compiler.is_exporting()
+    if by_steps or why_pytorch(input, weight, None, stride, padding, dilation, groups, kernel):
         return _step_by_step(*arguments, kernel)
     input, stride, padding, dilation = as_numbers(input, weight, stride, padding, dilation)
     unbatched = input.dim() == 3

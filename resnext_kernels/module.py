@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .functional import Explanation, explain, grouped_conv2d
@@ -23,7 +24,10 @@ class GroupedConv2d(nn.Conv2d):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.padding_mode != "zeros":
-            return super()._conv_forward(input, weight, bias)
+            input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+            return F.conv2d(input, weight, bias, self.stride, (0, 0), self.dilation, self.groups)
+        if torch.jit.is_scripting():  # TorchScript cannot read grouped_conv2d
+            return F.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
         return grouped_conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
     def explain(self, input: Tensor, op: str = "fprop") -> Explanation:

@@ -7,8 +7,10 @@ import sys
 import pytest
 import torch
 
-from resnext_kernels import cli, problems
+from resnext_kernels import bench, cli, problems
 from resnext_kernels.functional import grouped_conv2d
+
+from .cases import OperatorLog
 
 SMALL = [problems.edge_cases["odd_map"]]
 
@@ -30,7 +32,15 @@ def test_info(capsys):
     status, out, _ = call(capsys, "info")
     assert status == 0
     assert torch.backends.cpu.get_cpu_capability() in out
+    assert str(cli.Path(cli.__file__).parent) in out
     assert "fprop_reference" in out
+
+
+def test_cpu_features(tmp_path):
+    file = tmp_path / "cpuinfo"
+    file.write_text("processor\t: 0\nflags\t\t: fpu sse2 fma f16c avx2 avx512f amx_tile erms\n")
+    assert cli.cpu_features(str(file)) == ["fma", "f16c", "avx2", "avx512f", "amx_tile"]
+    assert cli.cpu_features(str(tmp_path / "missing")) == []
 
 
 def test_explain_a_shape(capsys):
@@ -58,8 +68,12 @@ def test_explain_a_model(capsys):
     status, out, _ = call(capsys, *arguments)
     assert status == 0
     assert len([line for line in out.splitlines() if ".conv2 fprop: fprop_" in line]) == 16
+    assert "\nconv1: PyTorch, since it has a 7x7 kernel" in out
+    assert "  37 x PyTorch\n" in out
     _, out, _ = call(capsys, *arguments, "--json")
-    assert len(json.loads(out)) == 16
+    found = json.loads(out)
+    assert len(found) == 53
+    assert sum(item["kernel"] is not None for item in found.values()) == 16
 
 
 @pytest.mark.parametrize(
@@ -113,3 +127,87 @@ def test_check_fails_when_a_result_is_wrong(capsys, monkeypatch, fault):
     _, out, _ = call(capsys, "check", "--json")
     failed = {row["dtype"] for row in json.loads(out) if not row["passed"]}
     assert failed == ({"float32", "float64"} if fault == "slightly_wrong" else set(cli.DTYPES))
+
+
+# --- bench
+
+BENCH = ["bench", "--seconds", "0.001", "--threads", "1"]
+
+
+@pytest.fixture
+def small_bench(monkeypatch):
+    """Two small layers, and no waiting for a quiet machine."""
+    layers = [problems.edge_cases[name] for name in ("odd_map", "odd_map_stride_2")]
+    monkeypatch.setitem(cli.NETWORKS, "resnext50_32x4d", layers)
+    monkeypatch.setattr(bench, "SHARE_OF_WALL_TIME", 0)
+    return layers
+
+
+def test_bench_prints_a_table_and_draws_it(capsys, tmp_path, small_bench):
+    file = tmp_path / "ratios.png"
+    status, out, _ = call(capsys, *BENCH, "--op", "fprop", "wgrad", "--png", str(file))
+    assert status == 0
+    for layer in small_bench:
+        assert out.count(layer.with_batch(1).name) == 4
+    assert out.count("geometric mean") == 4
+    assert "timing" not in out
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_bench_json_is_all_that_is_printed(capsys, small_bench):
+    status, out, _ = call(capsys, *BENCH, "--json", "--layout", "channels_last", "--batch", "2")
+    assert status == 0
+    rows = json.loads(out)
+    assert [(row["problem"], row["op"]) for row in rows] == [
+        (layer.with_batch(2).name, op) for layer in small_bench for op in cli.OPS
+    ]
+    for row in rows:
+        assert row["kernel"].startswith(row["op"])
+        assert row["ratio"] == row["pytorch_ms"] / row["ours_ms"] > 0
+
+
+def test_bench_says_when_the_machine_was_never_quiet(capsys, monkeypatch, small_bench):
+    monkeypatch.setattr(bench, "SHARE_OF_WALL_TIME", 10)
+    status, out, _ = call(capsys, *BENCH, "--op", "fprop", "--layout", "contiguous")
+    assert status == 0
+    assert out.count("never quiet") == len(small_bench)
+    assert "geometric mean" not in out
+
+
+def test_bench_times_the_rivals_it_names():
+    """PyTorch's first, ours second, with equal results."""
+    problem = problems.edge_cases["odd_map_stride_2"]
+    for op, operator in zip(cli.OPS, ("", "_grad_input", "_grad_weight"), strict=True):
+        names, results = [], []
+        *calls, _ = bench.rivals(problem, op, torch.channels_last, torch.float32)
+        for function in calls:
+            with OperatorLog() as log:
+                results.append(function())
+            names.append(log.names[0])
+        assert names[0].startswith("aten::convolution")
+        assert names[1] == f"grouped_conv2d{operator}"
+        index = {"fprop": None, "dgrad": 0, "wgrad": 1}[op]
+        expected = results[0] if index is None else results[0][index]
+        torch.testing.assert_close(results[1], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch", "0"], "expected --batch, --threads and --seconds to be positive"),
+        (["--seconds", "nan"], "expected --batch, --threads and --seconds to be positive"),
+        (["--png", "/no/such/folder/a.png"], "expected --png in a folder that exists, got /no/such/folder/a.png"),
+        (["--png", "picture.docx"], "expected --png to end in .png, got picture.docx"),
+    ],
+)
+def test_bench_refuses_bad_arguments_before_it_starts(capsys, arguments, message):
+    status, out, err = call(capsys, "bench", *arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+
+
+def test_bench_without_its_packages(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    status, _, err = call(capsys, *BENCH)
+    assert status == 2
+    assert err == "resnext-kernels: bench needs the package rich: pip install 'resnext_kernels[bench]'\n"
