@@ -6,7 +6,7 @@ SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 export RESNEXT_KERNELS_TESTING ?= 1
 export MAX_JOBS ?= 2
 
-.PHONY: help build demo test cuda verify asan gpu bench lint format abi clean
+.PHONY: help build demo test cuda verify mmpretrain docs wheel asan gpu bench lint format abi clean
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
@@ -43,6 +43,10 @@ cuda: $(VENV)/.nvcc  ## Compile every CUDA kernel for every architecture, check 
 verify: $(VENV)/.nvcc requirements-verify.txt  ## Prove kernels free of races, and one equal to its formula, on compiled PTX
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-verify.txt
 	$(BIN)/python -m pytest -q tests/test_races.py tests/test_equality.py
+
+mmpretrain: build requirements-mmpretrain.txt  ## Run the tests against mmpretrain, which they skip elsewhere
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/mmpretrain -r requirements-mmpretrain.txt
+	PYTHONPATH="$(CURDIR)/build/mmpretrain" $(BIN)/python -m pytest -q tests/test_models.py tests/test_variants.py -k mmpretrain
 
 asan: build  ## Run the emulated kernels under AddressSanitizer
 	$(BIN)/python -m pytest -q tests/test_asan.py --asan
