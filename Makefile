@@ -6,7 +6,7 @@ SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 export RESNEXT_KERNELS_TESTING ?= 1
 export MAX_JOBS ?= 2
 
-.PHONY: help build demo test cuda verify asan gpu bench lint format abi clean
+.PHONY: help build demo test cuda verify mmpretrain docs wheel asan gpu bench lint format abi clean
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
@@ -47,6 +47,10 @@ $(VENV)/.verify: $(VENV)/.installed requirements-verify.txt
 
 verify: build $(VENV)/.nvcc $(VENV)/.verify  ## Prove every kernel free of races, and one equal to its formula, on compiled PTX
 	$(BIN)/python -m pytest -q -n $(MAX_JOBS) -m "slow or not slow" tests/test_races.py tests/test_equality.py
+
+mmpretrain: build requirements-mmpretrain.txt  ## Run the tests against mmpretrain, which they skip elsewhere
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/mmpretrain -r requirements-mmpretrain.txt
+	PYTHONPATH="$(CURDIR)/build/mmpretrain" $(BIN)/python -m pytest -q tests/test_models.py tests/test_variants.py -k mmpretrain
 
 asan: build  ## Run the emulated kernels under AddressSanitizer
 	$(BIN)/python -m pytest -q tests/test_asan.py --asan

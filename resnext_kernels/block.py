@@ -9,10 +9,32 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .complexity import EXPANSION, check_positive_integers, inner_width
+from .complexity import EXPANSION, SE_RATIOS, check_choice, check_positive_integers, inner_width
 from .module import GroupedConv2d
 
 Tensors = dict[str, Tensor]
+
+
+class SqueezeExcitation(nn.Module):
+    """Scales each channel by a function of all channels' means (Hu et al., CVPR 2018), with timm's names.
+
+    Args:
+        channels: of the input and the output.
+        hidden: width between the two 1x1 convolutions.
+
+    Shape:
+        input and output (N, channels, H, W).
+    """
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, hidden, 1)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc2 = nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, channels, H, W) to the same."""
+        return input * self.fc2(self.relu(self.fc1(input.mean((2, 3), keepdim=True)))).sigmoid()
 
 
 class Block(nn.Module):
@@ -27,16 +49,20 @@ class Block(nn.Module):
         planes: a quarter of the output's channels.
         cardinality: number of branches or groups (C in the paper).
         base_width: channels per branch at 64 planes (d in the paper); 64 planes of 32x4d have 4, 128 have 8.
-        stride: stride of the 3x3 convolution.
+        stride: stride of the 3x3 convolution, or of the first 1x1 (see `style`).
         dilation: dilation of the 3x3 convolution.
         downsample: module on the shortcut, or None for the identity.
         norm_layer: makes a norm of a number of channels.
+        se_ratio: squeeze-and-excitation behind the third norm, with 4 * planes / se_ratio hidden channels; None for
+            none.
+        style: "pytorch" for the stride on the 3x3 convolution, "caffe" for the stride on the first 1x1.
 
     Shape:
         input (N, in_channels, H, W), output (N, 4 * planes, ceil(H / stride), ceil(W / stride)).
 
     Raises:
-        ValueError: a number is not a positive integer, or the width of a branch would be zero.
+        ValueError: a number is not a positive integer, the width of a branch would be zero, or an unknown style or
+            se_ratio.
     """
 
     def __init__(
@@ -49,20 +75,26 @@ class Block(nn.Module):
         dilation: int = 1,
         downsample: nn.Module | None = None,
         norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d,
+        se_ratio: int | None = None,
+        style: str = "pytorch",
     ) -> None:
         super().__init__()
         sizes = {"in_channels": in_channels, "planes": planes, "cardinality": cardinality, "base_width": base_width}
         check_positive_integers(**sizes, stride=stride, dilation=dilation)
+        check_choice("style", style, ("pytorch", "caffe"))
+        check_choice("se_ratio", se_ratio, (None, *SE_RATIOS))
         self.width = inner_width(planes, cardinality, base_width)
         if self.width == 0:
             raise ValueError(f"expected planes * base_width >= 64, got planes={planes} and base_width={base_width}")
-        self.arguments = {**sizes, "stride": stride, "dilation": dilation}
+        self.arguments = {**sizes, "stride": stride, "dilation": dilation, "se_ratio": se_ratio, "style": style}
         self.norm_layer = norm_layer
         self.cardinality = cardinality
-        self._build(
-            in_channels, self.width // cardinality, planes * EXPANSION, {"stride": stride, "dilation": dilation}
-        )
-        self.bn3 = norm_layer(planes * EXPANSION)
+        channels = planes * EXPANSION
+        self.first_stride = stride if style == "caffe" else 1
+        window = {"stride": stride // self.first_stride, "dilation": dilation}
+        self._build(in_channels, self.width // cardinality, channels, window)
+        self.bn3 = norm_layer(channels)
+        self.se = SqueezeExcitation(channels, channels // se_ratio) if se_ratio else None
         self.relu = nn.ReLU(inplace=True)
         self.downsample = downsample
 
@@ -77,7 +109,8 @@ class Block(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, 4 * planes, H', W')."""
         shortcut = input if self.downsample is None else self.downsample(input)
-        return self.relu(self.bn3(self._transform(input)) + shortcut)
+        output = self.bn3(self._transform(input))
+        return self.relu((output if self.se is None else self.se(output)) + shortcut)
 
     # A form is known by its two maps between named tensors (weights, gradients, running statistics) of its own
     # and of the grouped form. The maps only cut and join, so they convert exactly.
@@ -101,7 +134,8 @@ class GroupedBlock(Block):
 
     def _build(self, channels, branch_width, out_channels, window):
         width = self.width
-        self.conv1, self.bn1 = nn.Conv2d(channels, width, 1, bias=False), self.norm_layer(width)
+        self.conv1 = nn.Conv2d(channels, width, 1, self.first_stride, bias=False)
+        self.bn1 = self.norm_layer(width)
         self.conv2, self.bn2 = _window(width, **window, groups=self.cardinality), self.norm_layer(width)
         self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
 
@@ -120,9 +154,9 @@ class GroupedBlock(Block):
 class _Branch(nn.Module):
     """1x1 to the branch's width, 3x3, and with `out_channels` the closing 1x1."""
 
-    def __init__(self, channels, width, window, norm_layer, out_channels=None) -> None:
+    def __init__(self, channels, width, first_stride, window, norm_layer, out_channels=None) -> None:
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(channels, width, 1, bias=False), norm_layer(width)
+        self.conv1, self.bn1 = nn.Conv2d(channels, width, 1, first_stride, bias=False), norm_layer(width)
         self.conv2, self.bn2 = _window(width, **window), norm_layer(width)
         self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False) if out_channels else None
         self.relu = nn.ReLU(inplace=True)
@@ -178,8 +212,8 @@ class SummedBlock(_BranchedBlock):
     joined = {"conv1": 0, "bn1": 0, "conv2": 0, "bn2": 0, "conv3": 1}  # noqa: RUF012 - a constant
 
     def _build(self, channels, branch_width, out_channels, window):
-        branch = lambda: _Branch(channels, branch_width, window, self.norm_layer, out_channels)  # noqa: E731
-        self.branches = nn.ModuleList(branch() for _ in range(self.cardinality))
+        arguments = (channels, branch_width, self.first_stride, window, self.norm_layer, out_channels)
+        self.branches = nn.ModuleList(_Branch(*arguments) for _ in range(self.cardinality))
 
     def _transform(self, input: Tensor) -> Tensor:
         return sum(branch(input) for branch in self.branches)
@@ -191,8 +225,8 @@ class ConcatenatedBlock(_BranchedBlock):
     joined = {"conv1": 0, "bn1": 0, "conv2": 0, "bn2": 0}  # noqa: RUF012 - a constant
 
     def _build(self, channels, branch_width, out_channels, window):
-        branch = lambda: _Branch(channels, branch_width, window, self.norm_layer)  # noqa: E731
-        self.branches = nn.ModuleList(branch() for _ in range(self.cardinality))
+        arguments = (channels, branch_width, self.first_stride, window, self.norm_layer)
+        self.branches = nn.ModuleList(_Branch(*arguments) for _ in range(self.cardinality))
         self.conv3 = nn.Conv2d(self.width, out_channels, 1, bias=False)
 
     def _transform(self, input: Tensor) -> Tensor:

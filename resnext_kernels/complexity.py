@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod, sqrt
 
 EXPANSION = 4  # output channels of a block per plane
 STEM_CHANNELS = 64
+# Output channels of the stem's convolutions: one 7x7 or 3x3, or three 3x3 (He et al., CVPR 2019, "C" and "D").
+STEMS = {"imagenet": (64,), "cifar": (64,), "deep": (32, 32, 64), "deep_tiered": (24, 32, 64)}
+SE_RATIOS = (1, 2, 4, 8, 16, 32)  # timm and mmpretrain round to multiples of 8, which changes nothing for these
 
 
 def check_positive_integers(**values: object) -> None:
@@ -14,6 +18,12 @@ def check_positive_integers(**values: object) -> None:
     for name, value in values.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"expected {name} to be a positive integer, got {value!r}")
+
+
+def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
+    """Raises ValueError, with its name, for a value that is not one of the choices."""
+    if value not in tuple(choices):
+        raise ValueError(f"expected {name} to be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -35,13 +45,17 @@ class Architecture:
         depths: number of blocks in each stage.
         cardinality: number of groups of every 3x3 convolution; 1 makes it ResNet.
         base_width: channels per group in the first stage; doubles with every stage.
-        stem: "imagenet" (7x7 stride 2, then 3x3 max pooling stride 2) or "cifar" (3x3).
+        stem: "imagenet" (7x7 stride 2, then 3x3 max pooling stride 2), "deep" (three 3x3 of 32, 32 and 64 channels
+            in place of the 7x7), "deep_tiered" (24, 32 and 64) or "cifar" (one 3x3, no pooling).
         num_classes: outputs of the classifier.
         in_channels: channels of the images.
+        avg_down: average pooling and a 1x1 of stride 1 on the shortcut, in place of a 1x1 of stride 2.
+        se_ratio: squeeze-and-excitation (Hu et al., CVPR 2018) behind the third norm of every block, with a hidden
+            layer of channels / se_ratio; None for none.
+        style: which convolution of a block has the stride: "pytorch" the 3x3, "caffe" the first 1x1.
 
     Raises:
-        ValueError: a number is not a positive integer, there are no stages, the stem is unknown, or a group would
-            have no channels.
+        ValueError: a number is not a positive integer, there are no stages, or a name or ratio is unknown.
     """
 
     depths: tuple[int, ...]
@@ -50,10 +64,14 @@ class Architecture:
     stem: str = "imagenet"
     num_classes: int = 1000
     in_channels: int = 3
+    avg_down: bool = False
+    se_ratio: int | None = None
+    style: str = "pytorch"
 
     def __post_init__(self) -> None:
-        if self.stem not in ("imagenet", "cifar"):
-            raise ValueError(f"expected stem to be 'imagenet' or 'cifar', got {self.stem!r}")
+        check_choice("stem", self.stem, STEMS)
+        check_choice("style", self.style, ("pytorch", "caffe"))
+        check_choice("se_ratio", self.se_ratio, (None, *SE_RATIOS))
         if not self.depths:
             raise ValueError(f"expected depths to have an entry per stage, got {self.depths!r}")
         check_positive_integers(**{f"depths[{i}]": depth for i, depth in enumerate(self.depths)})
@@ -82,6 +100,9 @@ ARCHITECTURES = {
     "resnext101_32x8d": Architecture((3, 4, 23, 3), 32, 8),
     "resnext101_64x4d": Architecture((3, 4, 23, 3), 64, 4),
     "resnext152_32x4d": Architecture((3, 8, 36, 3), 32, 4),
+    "resnext50d_32x4d": Architecture((3, 4, 6, 3), 32, 4, "deep", avg_down=True),
+    "seresnext50_32x4d": Architecture((3, 4, 6, 3), 32, 4, se_ratio=16),
+    "seresnext101_32x4d": Architecture((3, 4, 23, 3), 32, 4, se_ratio=16),
     "resnext29_8x64d": Architecture((3, 3, 3), 8, 64, "cifar", 10),
     "resnext29_16x64d": Architecture((3, 3, 3), 16, 64, "cifar", 10),
 }
@@ -139,25 +160,26 @@ def network_complexity(architecture: Architecture, image_size: int | tuple[int, 
 
     Args:
         architecture: the network; `ARCHITECTURES` has the named ones.
-        image_size: side, or height and width, of the image in pixels; 224 for an "imagenet" stem, 32 for "cifar" if
-            None.
+        image_size: side, or height and width, of the image in pixels; if None 224, or 32 for a "cifar" stem.
 
     Raises:
         ValueError: a side of the image is not a positive integer.
     """
-    imagenet = architecture.stem == "imagenet"
+    strided = architecture.stem != "cifar"
     if image_size is None:
-        image_size = 224 if imagenet else 32
+        image_size = 224 if strided else 32
     size = tuple(image_size) if isinstance(image_size, (tuple, list)) else (image_size, image_size)
     if len(size) != 2:
         raise ValueError(f"expected image_size to be a side or (height, width), got {image_size!r}")
     for side in size:
         check_positive_integers(image_size=side)
-    stem = STEM_CHANNELS * architecture.in_channels * (49 if imagenet else 9)
-    parameters = stem + 2 * STEM_CHANNELS
-    size = _halved(size) if imagenet else size
+    taps = 49 if architecture.stem == "imagenet" else 9
+    widths = STEMS[architecture.stem]
+    stem = taps * sum(c * k for c, k in zip((architecture.in_channels, *widths), widths, strict=False))
+    parameters = stem + 2 * sum(widths)
+    size = _halved(size) if strided else size
     multiply_adds = stem * prod(size)
-    size = _halved(size) if imagenet else size
+    size = _halved(size) if strided else size
     grouped_parameters = grouped_multiply_adds = 0
 
     channels = STEM_CHANNELS
@@ -168,8 +190,12 @@ def network_complexity(architecture: Architecture, image_size: int | tuple[int, 
         expand, shortcut = stage.depth * stage.width * stage.channels, channels * stage.channels
         batch_norm = stage.depth * 2 * (2 * stage.width + stage.channels) + 2 * stage.channels
         parameters += reduce + stage.depth * window + expand + shortcut + batch_norm
-        # the first block reduces at the size that it receives; its 3x3 has the stride
-        multiply_adds += channels * stage.width * prod(before)
+        if architecture.se_ratio:
+            hidden = stage.channels // architecture.se_ratio
+            parameters += stage.depth * (2 * stage.channels * hidden + stage.channels + hidden)
+            multiply_adds += stage.depth * 2 * stage.channels * hidden
+        # where the 3x3 has the stride, the first block reduces at the size that it receives
+        multiply_adds += channels * stage.width * prod(before if architecture.style == "pytorch" else size)
         multiply_adds += (reduce - channels * stage.width + stage.depth * window + expand + shortcut) * prod(size)
         if architecture.cardinality > 1:
             grouped_parameters += stage.depth * window

@@ -2,8 +2,8 @@
 
 A format is a way to rename: from a key of `ResNeXt.state_dict()`, which are torchvision's, to that of the format.
 
-    torchvision  layer1.0.conv2.weight, fc.weight; timm's plain ResNets and ResNeXts are the same
-    mmpretrain   backbone.layer1.0.conv2.weight, head.fc.weight
+    torchvision  layer1.0.conv2.weight, fc.weight; timm's ResNets and ResNeXts are the same, variants included
+    mmpretrain   backbone.layer1.0.conv2.weight, head.fc.weight, and names of its own for the variants
     cadene       features.4.0.0.0.0.3.weight, last_linear.weight: Cadene/pretrained-models.pytorch, ported from Lua
     prlz77       stage_1.stage_1_bottleneck_0.conv_conv.weight, classifier.weight: prlz77/ResNeXt.pytorch, for CIFAR
 """
@@ -11,8 +11,10 @@ A format is a way to rename: from a key of `ResNeXt.state_dict()`, which are tor
 from __future__ import annotations
 
 import os
+import pickle
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +48,36 @@ _PRLZ77_BLOCK = {
 _PRLZ77_REST = {"conv1": "conv_1_3x3", "bn1": "bn_1", "fc": "classifier"}
 
 
-def _to_mmpretrain(key: str) -> str:
-    return f"head.{key}" if key.startswith("fc.") else f"backbone.{key}"
+Modules = Mapping[str, nn.Module]  # of the model, by name: some names depend on what they belong to
 
 
-def _to_cadene(key: str) -> str:
+def _to_mmpretrain(key: str, modules: Modules) -> str:
+    if key.startswith("fc."):
+        return f"head.{key}"
+    owner, _, tensor = key.rpartition(".")
+    path = owner.split(".")
+    norm = "gn" if isinstance(modules.get(owner), nn.GroupNorm) else "bn"
+    if path[0] in ("conv1", "bn1") and isinstance(
+        modules.get("conv1"), nn.Sequential
+    ):  # deep stem: conv, norm, ReLU, ...
+        place = int(path[1]) if path[0] == "conv1" else 7
+        path = ["stem", str(place // 3), "conv" if place % 3 == 0 else norm]
+    elif path[-1].startswith("bn"):
+        path[-1] = norm + path[-1].removeprefix("bn")
+    elif path[-2:-1] == ["se"]:
+        path[-2:] = ["se_layer", path[-1].replace("fc", "conv"), "conv"]
+    elif path[-2:-1] == ["downsample"] and type(modules[".".join(path[:-1]) + ".0"]) is nn.Identity:
+        path[-1] = str(int(path[-1]) - 1)  # where nothing is pooled, mmpretrain has no module
+    return ".".join(["backbone", *path, tensor])
+
+
+def _to_cadene(key: str, modules: Modules) -> str:
     if block := _BLOCK.fullmatch(key):
         return f"features.{3 + int(block[1])}.{block[2]}.0.{_CADENE_BLOCK[block[3]]}.{block[4]}"
     return _rename_first(key, _CADENE_REST)
 
 
-def _to_prlz77(key: str) -> str:
+def _to_prlz77(key: str, modules: Modules) -> str:
     if block := _BLOCK.fullmatch(key):
         return f"stage_{block[1]}.stage_{block[1]}_bottleneck_{block[2]}.{_PRLZ77_BLOCK[block[3]]}.{block[4]}"
     return _rename_first(key, _PRLZ77_REST)
@@ -67,12 +88,14 @@ def _rename_first(key: str, names: dict[str, str]) -> str:
     return names.get(first, first) + dot + rest
 
 
-FORMATS: dict[str, Callable[[str], str]] = {
-    "torchvision": lambda key: key,
+FORMATS: dict[str, Callable[[str, Modules], str]] = {
+    "torchvision": lambda key, modules: key,
     "mmpretrain": _to_mmpretrain,
     "cadene": _to_cadene,
     "prlz77": _to_prlz77,
 }
+_PLAIN_ONLY = ("cadene", "prlz77")
+_VARIANT = re.compile(r"conv1\.\d|.*\.(se|downsample\.2)\.")  # deep stem, squeeze-and-excitation, avg_down
 _OTHER_NAMES = {"timm": "torchvision", "mmcls": "mmpretrain"}
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
@@ -87,7 +110,8 @@ def load_weights(
 
     Files are read as data only (`torch.load(weights_only=True)`, or safetensors). Known wrappers around the weights
     ("state_dict", "model", ...) and prefixes ("module.", "_orig_mod.") are taken off. Files from before PyTorch 1.0
-    have no num_batches_tracked; the model's own stay then. Values are copied to the model's dtype and device.
+    have no num_batches_tracked; the model's own stay then. For a model without a classifier (`out_indices`) that of the
+    weights is passed over. Values are copied to the model's dtype and device.
 
     Args:
         model: a ResNeXt, or any module with torchvision's names, such as torchvision's own.
@@ -100,7 +124,8 @@ def load_weights(
         The format that was read.
 
     Raises:
-        ValueError: unknown source; no weights in the file; keys or shapes that do not fit, by name.
+        ValueError: unknown source; a file that cannot be read, or without weights; keys or shapes that do not fit, by
+            name.
         ImportError: a .safetensors file, and the package safetensors is not installed.
         pickle.UnpicklingError: a file that holds more than data.
 
@@ -111,8 +136,13 @@ def load_weights(
     what = "the state_dict" if isinstance(weights, Mapping) else str(weights)
     given = _unwrap(weights if isinstance(weights, Mapping) else _read(Path(weights)), ema, what)
     own = model.state_dict()
-    tried = list(FORMATS) if source == "auto" else [_OTHER_NAMES.get(source, source)]
-    fits = {name: _misfits(own, given, FORMATS[name]) for name in tried}
+    formats = [name for name in FORMATS if name not in _PLAIN_ONLY or not any(map(_VARIANT.match, own))]
+    tried = formats if source == "auto" else [_OTHER_NAMES.get(source, source)]
+    names = {name: _names(model, own, name) for name in tried}
+    if not any(key.startswith("fc.") for key in own):
+        classifiers = {FORMATS[name](f"fc.{part}", {}) for name in tried for part in ("weight", "bias")}
+        given = {key: value for key, value in given.items() if key not in classifiers}
+    fits = {name: _misfits(own, given, names[name]) for name in tried}
     best = min(tried, key=lambda name: sum(map(len, fits[name])))
     missing, unexpected, shapes = fits[best]
     if missing or unexpected or shapes:
@@ -123,8 +153,7 @@ def load_weights(
         ]
         closest = f", the closest of {', '.join(tried)}" if len(tried) > 1 else ""
         raise ValueError(f"{what} does not fit {type(model).__name__} as {best} weights{closest}: {'; '.join(parts)}")
-    rename = FORMATS[best]
-    model.load_state_dict({key: given.get(rename(key), value) for key, value in own.items()})
+    model.load_state_dict({key: given.get(names[best][key], value) for key, value in own.items()})
     return best
 
 
@@ -139,14 +168,25 @@ def export_weights(model: nn.Module, target: str) -> dict[str, Tensor]:
         Names and tensors, which share memory with the model's.
 
     Raises:
-        ValueError: unknown target.
+        ValueError: unknown target, or a network that the target has no names for.
 
     """
     target = _OTHER_NAMES.get(target, target)
     if target not in FORMATS:
         names = ", ".join(repr(name) for name in (*FORMATS, *_OTHER_NAMES))
         raise ValueError(f"expected target to be one of {names}, got {target!r}")
-    return {FORMATS[target](key): value for key, value in model.state_dict().items()}
+    own = model.state_dict()
+    names = _names(model, own, target)
+    return {names[key]: value for key, value in own.items()}
+
+
+def _names(model: nn.Module, own: StateDict, format: str) -> dict[str, str]:
+    """What the format calls each of the model's keys."""
+    variant = next(filter(_VARIANT.match, own), None) if format in _PLAIN_ONLY else None
+    if variant:
+        raise ValueError(f"{format} has names for plain networks only, and this {type(model).__name__} has {variant}")
+    modules = dict(model.named_modules())
+    return {key: FORMATS[format](key, modules) for key in own}
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -155,8 +195,15 @@ def _read(path: Path) -> Mapping[str, Any]:
             from safetensors.torch import load_file
         except ImportError as error:
             raise ImportError(f"reading {path} needs the package safetensors: pip install safetensors") from error
-        return load_file(path)
-    content = torch.load(path, map_location="cpu", weights_only=True)
+        reader = load_file
+    else:
+        reader = partial(torch.load, map_location="cpu", weights_only=True)
+    try:
+        content = reader(path)
+    except (OSError, MemoryError, pickle.UnpicklingError):
+        raise
+    except Exception as error:  # what a damaged file makes the two libraries raise is not specified
+        raise ValueError(f"{path} is damaged, or no file of weights: {error}") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"expected {path} to hold a dict of tensors, got {type(content).__name__}")
     return content
@@ -182,9 +229,9 @@ def _unwrap(content: Mapping[str, Any], ema: bool, what: str) -> dict[str, Tenso
     return tensors
 
 
-def _misfits(own: StateDict, given: StateDict, rename: Callable[[str], str]) -> tuple[list[str], list[str], list[str]]:
+def _misfits(own: StateDict, given: StateDict, names: dict[str, str]) -> tuple[list[str], list[str], list[str]]:
     """Keys that are missing, unexpected, or of another shape, in the format's names."""
-    expected = {rename(key): value for key, value in own.items()}
+    expected = {names[key]: value for key, value in own.items()}
     missing = [key for key in expected if key not in given and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in given if key not in expected]
     shapes = [

@@ -15,9 +15,11 @@ FORMS = [SummedBlock, ConcatenatedBlock, GroupedBlock]
 forms = pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 
 
-def _block(cardinality, base_width, stride=1, shortcut=True, form=GroupedBlock):
+def _block(cardinality, base_width, stride=1, shortcut=True, form=GroupedBlock, **variant):
     downsample = nn.Sequential(nn.Conv2d(32, 256, 1, stride, bias=False), nn.BatchNorm2d(256)) if shortcut else None
-    block = form(32 if shortcut else 256, 64, cardinality, base_width, stride, downsample=downsample).double()
+    block = form(
+        32 if shortcut else 256, 64, cardinality, base_width, stride, downsample=downsample, **variant
+    ).double()
     for module in block.modules():  # nothing at its default, so that a forgotten tensor shows
         if isinstance(module, nn.BatchNorm2d):
             for tensor in (module.weight, module.running_var):
@@ -61,6 +63,17 @@ def test_three_forms_agree(cardinality, base_width, stride, shortcut, training):
         statistics = [{k: v.double() for k, v in b.to_grouped(dict(b.named_buffers())).items()} for b in blocks]
         _assert_same(statistics[0], statistics[2])
         _assert_same(statistics[1], statistics[2])
+
+
+def test_three_forms_agree_with_squeeze_and_excitation_and_the_stride_on_the_first_convolution():
+    grouped = _block(8, 14, 2, se_ratio=16, style="caffe")
+    assert (grouped.conv1.stride, grouped.conv2.stride) == ((2, 2), (1, 1))
+    image = torch.randn(2, 32, 6, 5).double()
+    blocks = [convert_block(grouped, form) for form in FORMS]
+    grad = torch.randn_like(grouped(image))
+    results = [_run(block, image, grad) for block in blocks]
+    _assert_same(results[0], results[2])
+    _assert_same(results[1], results[2])
 
 
 @forms
@@ -182,6 +195,10 @@ def test_bad_arguments(form):
         for value in (0, -1, 2.0, True, "4"):
             with pytest.raises(ValueError, match=f"^expected {name} to be a positive integer, got {value!r}$"):
                 form(**{**arguments, name: value})
+    with pytest.raises(ValueError, match="expected style to be one of 'pytorch', 'caffe', got 'keras'"):
+        form(64, 64, 4, 24, style="keras")
+    with pytest.raises(ValueError, match="expected se_ratio to be one of None, 1, 2, 4, 8, 16, 32, got 0"):
+        form(64, 64, 4, 24, se_ratio=0)
     with pytest.raises(ValueError, match="expected planes \\* base_width >= 64, got planes=8 and base_width=4"):
         form(64, 8, 32, 4)
 

@@ -7,6 +7,7 @@ from torch import nn
 from resnext_kernels import GroupedConv2d, network
 from resnext_kernels.complexity import (
     ARCHITECTURES,
+    STEMS,
     Architecture,
     block_multiply_adds,
     block_parameters,
@@ -24,6 +25,9 @@ PUBLISHED = {
     "resnext101_32x8d": (88_791_336, 16_414_015_488, 10_672_128, 1_907_490_816),
     "resnext101_64x4d": (83_455_272, 15_460_270_080, 5_336_064, 953_745_408),
     "resnext152_32x4d": (59_951_400, 11_709_513_728, 3_700_224, 722_534_400),
+    "resnext50d_32x4d": (25_048_136, 4_470_120_448, 1_414_656, 231_211_008),
+    "seresnext50_32x4d": (27_559_896, 4_232_994_816, 1_414_656, 231_211_008),
+    "seresnext101_32x4d": (48_955_416, 7_974_739_968, 2_668_032, 476_872_704),
     "resnext29_8x64d": (34_426_698, 5_387_266_048, 18_579_456, 2_717_908_992),
     "resnext29_16x64d": (68_155_210, 10_688_866_304, 37_158_912, 5_435_817_984),
 }
@@ -53,7 +57,7 @@ def _count(net: nn.Module, height: int, width: int):
     for module in net.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             module.register_forward_hook(hook)
-    net.eval()(torch.empty(1, net.conv1.in_channels, height, width, device="meta"))
+    net.eval()(torch.empty(1, net.architecture.in_channels, height, width, device="meta"))
     return tuple(totals)
 
 
@@ -72,9 +76,10 @@ def test_cifar_100(depth, parameters):
 
 
 @pytest.mark.parametrize("image_size", [97, 128, 225, (64, 101)])
-@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
-def test_any_architecture_at_any_size(stem, image_size):
-    architecture = Architecture((1, 2, 1), 8, 14, stem, 7, in_channels=2)
+@pytest.mark.parametrize("variant", [{}, {"avg_down": True, "se_ratio": 8}, {"style": "caffe"}], ids=str)
+@pytest.mark.parametrize("stem", STEMS)
+def test_any_architecture_at_any_size(stem, variant, image_size):
+    architecture = Architecture((1, 2, 1), 8, 14, stem, 7, in_channels=2, **variant)
     with torch.device("meta"):
         net = network.ResNeXt(**vars(architecture))
     size = image_size if isinstance(image_size, tuple) else (image_size, image_size)
@@ -109,5 +114,7 @@ def test_bad_arguments():
             network_complexity(ARCHITECTURES["resnet50"], size)
     with pytest.raises(ValueError, match=r"expected image_size to be a side or \(height, width\), got \(1, 2, 3\)"):
         network_complexity(ARCHITECTURES["resnet50"], (1, 2, 3))
-    with pytest.raises(ValueError, match="expected stem to be 'imagenet' or 'cifar', got 'svhn'"):
+    with pytest.raises(
+        ValueError, match="expected stem to be one of 'imagenet', 'cifar', 'deep', 'deep_tiered', got 'svhn'"
+    ):
         Architecture((1,), stem="svhn")

@@ -74,6 +74,8 @@ ORDER = [
     "_autograd",
     "functional",
     "module",
+    "mmpretrain",
+    "alexnet",
     "fusion",
     "complexity",
     "block",

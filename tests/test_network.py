@@ -163,7 +163,12 @@ def test_other_norm_layers():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"stem": "svhn"}, "expected stem to be 'imagenet' or 'cifar', got 'svhn'"),
+        ({"stem": "svhn"}, "expected stem to be one of 'imagenet', 'cifar', 'deep', 'deep_tiered', got 'svhn'"),
+        ({"style": "tensorflow"}, "expected style to be one of 'pytorch', 'caffe', got 'tensorflow'"),
+        ({"se_ratio": 3}, "expected se_ratio to be one of None, 1, 2, 4, 8, 16, 32, got 3"),
+        ({"dilation_rule": "timm"}, "expected dilation_rule to be one of 'torchvision', 'mmpretrain', got 'timm'"),
+        ({"frozen_stages": 4}, "expected frozen_stages to be one of -1, 0, 1, 2, 3, got 4"),
+        ({"out_indices": (1, 3)}, "expected out_indices to be one of 0, 1, 2, got 3"),
         ({"depths": ()}, r"expected depths to have an entry per stage, got \(\)"),
         ({"depths": (3, 0)}, r"expected depths\[1\] to be a positive integer, got 0"),
         ({"num_classes": 0}, "expected num_classes to be a positive integer, got 0"),

@@ -247,7 +247,7 @@ def test_a_failed_load_changes_nothing():
 def test_missing_and_unexpected_keys_are_named_as_in_the_source(format):
     model = small()
     weights = export_weights(model, format)
-    renamed = FORMATS[format]("layer1.0.conv2.weight")
+    renamed = FORMATS[format]("layer1.0.conv2.weight", dict(model.named_modules()))
     weights["something.else"] = weights.pop(renamed)
     closest = f"as {format} weights, the closest of torchvision, mmpretrain, cadene, prlz77"
     expected = f"the state_dict does not fit ResNeXt {closest}: 1 missing: {renamed}; 1 unexpected: something.else"
@@ -308,3 +308,20 @@ def test_files_are_data_not_programs(tmp_path, capsys):
     with pytest.raises(pickle.UnpicklingError, match="weights_only"):
         load_weights(small(), tmp_path / "file.pth")
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("kind", ["pth", "safetensors"])
+@pytest.mark.parametrize("damage", ["empty", "half", "no end", "text", "oversized"])
+def test_damaged_files(damage, kind, tmp_path):
+    model, path = small(), tmp_path / f"file.{kind}"
+    if kind == "pth":
+        torch.save(model.state_dict(), path)
+    else:
+        pytest.importorskip("safetensors.torch").save_file(model.state_dict(), path)
+    content, before = path.read_bytes(), {key: value.clone() for key, value in model.state_dict().items()}
+    huge = (2**62).to_bytes(8, "little")  # safetensors: the length of the header
+    damaged = {"empty": b"", "half": content[: len(content) // 2], "no end": content[:-30], "text": b"<html>no</html>"}
+    path.write_bytes({**damaged, "oversized": huge + content[8:]}[damage])
+    with pytest.raises((ValueError, pickle.UnpicklingError), match=r"is damaged, or no file of weights|weights_only"):
+        load_weights(model, path)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
