@@ -89,8 +89,9 @@ __global__ void __launch_bounds__(threads, Kind::blocks) stream_planes(Planes g)
 }
 
 template <class T, class Kind, class Sync = Sync>
-void launch_planes(Planes g, void* stream) {
+void launch_planes(Planes g, void* stream, int least_walk = 1) {
   plan<Kind>(g);
+  g.walk = std::max(g.walk, least_walk);
   const int64_t count = g.channel_blocks * blocks_for(g.units, g.walk);
   const int vectors = fixed_vectors + 2 * g.stage_vectors + g.result_vectors;
   if (count > 0) launch(stream_planes<T, Kind, Sync>, {count}, {threads}, 16 * size_t(vectors), stream, g);
