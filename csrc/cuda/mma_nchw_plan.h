@@ -17,30 +17,43 @@ constexpr int taps = 3, tile_columns = 8;  // of an mma tile; and pixels of a 16
 constexpr int threads = 256, warps = threads / 32;
 constexpr int usual_bytes = 48 * 1024, most_bytes = 96 * 1024;  // of shared memory, for a block
 
-// What differs between group widths. A warp makes 8 channels (two groups of 4, or one of 8) or 16 of a larger group.
+// What differs between group widths. A warp makes 8 channels (two groups of 4, or one of 8) of two rows at a time, or
+// 16 channels of a larger group. Of these rows or eights of channels, its two halves, a lane has one each.
 template <int group_width>
 struct Width {
   static constexpr int width = group_width;
-  static constexpr int halves = width <= 8 ? 1 : 2;                       // channels of a lane
-  static constexpr int warp_channels = 8 * halves;                        // result channels of a warp
-  static constexpr int channels = std::max(width, 8);                     // of a block
-  static constexpr int parts = channels / warp_channels;                  // warps with different channels
+  static constexpr int rows = width <= 8 ? 2 : 1, warp_channels = width <= 8 ? 8 : 16;  // of a warp's tiles
+  static constexpr int channels = std::max(width, 8);                                   // of a block
+  static constexpr int parts = channels / warp_channels;                                // warps with different channels
   static constexpr int steps = std::max(width / 16, 1);                   // mmas over the source channels of a group
-  static constexpr int products = width <= 8 ? 2 : 3;                     // accumulators of a tile
+  static constexpr int products = width == 4 ? 4 : 3;                     // accumulators of a tile
   static constexpr int fragments = width == 4 ? 8 : width == 8 ? 9 : 36;  // registers of weights, of a step
-  static constexpr int blocks = width <= 8 ? 3 : width == 16 ? 2 : 1;     // per multiprocessor
+  static constexpr int blocks = width <= 16 ? 2 : 1;                      // per multiprocessor
 };
 
 // Kernels that gather: a result reads three source rows and columns, `stride` apart from those of the next one.
 template <int width, int result_stride>
 struct Gather : Width<width> {
   static constexpr int stride = result_stride, spread = 1;
+  static constexpr int sources = stride * (Width<width>::rows - 1) + taps;  // rows that a warp reads at a time
+  // The source row, of these, that tap row r reads for half `half`, and the tap row that reads source row k; -1 if
+  // none.
+  __host__ __device__ static constexpr int source_of(int r, int half) { return stride * half + r; }
+  __host__ __device__ static constexpr int tap_of(int k, int half) {
+    return k >= stride * half && k < stride * half + taps ? k - stride * half : -1;
+  }
 };
 
 // The kernel that spreads, dgrad at stride 2: a source pixel becomes two rows and columns of the result.
 template <int width>
 struct Spread : Width<width> {
-  static constexpr int stride = 1, spread = 2;
+  static constexpr int stride = 1, spread = 2, sources = 2;
+  __host__ __device__ static constexpr int source_of(int r, int half) {
+    return half == 0 ? (r == 1 ? 0 : -1) : r == 2 ? 0 : r == 0 ? 1 : -1;
+  }
+  __host__ __device__ static constexpr int tap_of(int k, int half) {
+    return half == 0 ? (k == 0 ? 1 : -1) : k == 0 ? 2 : k == 1 ? 0 : -1;
+  }
 };
 
 // Everything that a kernel is told. A unit is `unit_rows` result rows of `unit_images` images; a block makes `walk` of
@@ -56,8 +69,9 @@ struct Planes {
   // `copy_groups`th channel; there are `positions` of `copy_vector` pixels, in whole warps `copy_threads`.
   int source_rows, row_pitch, channel_pitch, positions, copy_vector, copy_threads, copy_groups;
   int store_vector;  // elements
+  int half_step;     // from the first half of a tile to the second, where results are staged
   int stage_vectors, result_vectors;
-  Divisor by_rows, by_source_rows, by_row_copies;
+  Divisor by_tile_rows, by_source_rows, by_row_copies;
   bool whole;  // a unit has whole planes
   bool relu;   // the Epilogue of a fused fprop, else false and null
   const float *scale, *shift;
@@ -107,9 +121,10 @@ int64_t bytes_of_unit(const Planes& g, int images, int unit_rows) {
 // Whole planes of as many images as fit, else runs of rows as tall as fit.
 template <class Kind>
 void plan_unit(Planes& g) {
-  const int all_rows = static_cast<int>(blocks_for(g.result_rows, Kind::spread)) * Kind::spread;
+  constexpr int together = std::max(Kind::rows, Kind::spread);  // rows that no other unit shall begin or end among
+  const int all_rows = static_cast<int>(blocks_for(g.result_rows, together)) * together;
   g.unit_images = 1;
-  g.unit_rows = Kind::spread;
+  g.unit_rows = together;
   const auto fits = [&](int64_t images, int64_t rows) {
     if (images * rows * std::max(g.row_pitch * 8, g.result_columns) > most_bytes) return false;  // before it overflows
     return bytes_of_unit<Kind>(g, static_cast<int>(images), static_cast<int>(rows)) <= usual_bytes;
@@ -118,10 +133,10 @@ void plan_unit(Planes& g) {
     g.unit_rows = all_rows;
     while (g.unit_images < g.images && fits(g.unit_images + 1, all_rows)) ++g.unit_images;
   } else {
-    while (fits(1, g.unit_rows + Kind::spread)) g.unit_rows += Kind::spread;
+    while (fits(1, g.unit_rows + together)) g.unit_rows += together;
   }
   const int64_t runs = blocks_for(all_rows, g.unit_rows);
-  g.unit_rows = static_cast<int>(blocks_for(all_rows, runs * Kind::spread)) * Kind::spread;
+  g.unit_rows = static_cast<int>(blocks_for(all_rows, runs * together)) * together;
   g.runs = static_cast<int>(blocks_for(all_rows, g.unit_rows));
   g.whole = g.runs == 1;
   if (g.whole) g.unit_rows = g.result_rows;
@@ -141,8 +156,9 @@ void plan(Planes& g) {
   g.result_vectors = result_vectors_of<Kind>(g, g.unit_images, g.unit_rows);
   g.copy_vector = std::gcd(g.columns, 8);
   g.by_row_copies = divisor(g.columns / g.copy_vector);
+  g.half_step = Kind::rows == 2 ? g.result_columns : 8 * g.unit_rows * g.result_columns;
   g.by_source_rows = divisor(g.source_rows);
-  g.by_rows = divisor(g.unit_rows);
+  g.by_tile_rows = divisor(static_cast<int>(blocks_for(g.unit_rows, Kind::rows)));
   g.positions = g.unit_images * g.source_rows * (g.columns / g.copy_vector);
   g.copy_threads = std::min((g.positions + 31) / 32 * 32, threads);
   g.copy_groups = threads / g.copy_threads;
@@ -165,11 +181,11 @@ template <class Kind>
 bool fits(int64_t columns, int64_t result_columns) {
   if (columns > most_bytes || result_columns > most_bytes) return false;
   Planes g{};
-  g.rows = taps;
+  g.rows = 2 * taps;
   g.columns = static_cast<int>(columns);
   g.result_columns = static_cast<int>(result_columns);
   g.row_pitch = static_cast<int>(blocks_for(columns, tile_columns));
-  return bytes_of_unit<Kind>(g, 1, Kind::spread) <= most_bytes;
+  return bytes_of_unit<Kind>(g, 1, std::max(Kind::rows, Kind::spread)) <= most_bytes;
 }
 
 }  // namespace resnext::cuda::mma_nchw
