@@ -210,9 +210,9 @@ def planes_launch(kind, images, rows, columns):
 
 
 def planes_kernels():
-    """Rows for CORRECT: narrow maps, and two tiles side by side; several units one after the other."""
-    for kind in ("Gather<8, 1>", "Spread<8>", "Gather<4, 2>"):
-        for images, rows, columns in ((1, 3, 8), (1, 3, 12)):
+    """Rows for CORRECT: narrow maps, an odd number of tiles in a row, and several units one after the other."""
+    for kind in ("Gather<8, 1>", "Gather<16, 1>", "Gather<4, 2>", "Spread<8>"):
+        for images, rows, columns in ((1, 3, 8), (6, 10, 24)) if "8" in kind else ((1, 3, 8),):
             integers = planes_launch(kind, images, rows, columns)
             yield "mma_nchw_f16", f"stream_planes<f16, {kind}, false, Sync>", 256, 65536, integers
 
