@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks import cubins
 from resnext_kernels import _testing_cuda
+from tests import race_planes
 
 sentryward = pytest.importorskip("sentryward", reason="no sentryward: `make verify` installs it")
 if WHY_NOT := cubins.why_not():
@@ -88,9 +89,8 @@ def struct_fields(struct):
 
 # The structs that kernels take, and where they stand.
 STRUCTS = {"Rows": "rows_nhwc_load.h", "Plan": "rows_nchw_plan.h", "Wgrad": "rows_wgrad_load.h"}
-STRUCTS |= {"MmaWgrad": "mma_wgrad_load.h"}
+STRUCTS |= {"MmaWgrad": "mma_wgrad_load.h", "Planes": "mma_nchw_plan.h"}
 STRUCTS["Lines"] = "mma_nhwc_load.h"
-STRUCTS["Planes"] = "mma_nchw_plan.h"
 
 
 def told(struct, probe, *sizes):
@@ -201,22 +201,6 @@ def lines_kernels():
                 yield "mma_nhwc", f"stream_lines<f16, {kind}, Sync>", 128, 80896, integers
 
 
-def planes_launch(kind, images, rows, columns):
-    """What launch_planes of mma_nchw.h gives its kernel for one block, by the source's size."""
-    values = told("Planes", f"mma_nchw/plan/{kind}", images, rows, columns)
-    assert values["channel_blocks"] == 1
-    assert values["walk"] == values["units"]
-    return {**values, "bias": 0, "scale": 0}
-
-
-def planes_kernels():
-    """Rows for CORRECT: narrow maps, an odd number of tiles in a row, and several units one after the other."""
-    for kind in ("Gather<8, 1>", "Gather<16, 1>", "Gather<4, 2>", "Spread<8>"):
-        for images, rows, columns in ((1, 3, 8), (6, 10, 24)) if "8" in kind else ((1, 3, 8),):
-            integers = planes_launch(kind, images, rows, columns)
-            yield "mma_nchw_f16", f"stream_planes<f16, {kind}, false, Sync>", 256, 65536, integers
-
-
 # Source, kernel, threads, bytes of dynamic shared memory, integers among the parameters: by index or, if the parameter
 # is a struct, by the field's name. Every kernel that uses shared memory has a row here, or a reason in NOT_VERIFIED.
 CORRECT = [
@@ -230,7 +214,7 @@ CORRECT = [
     *wgrad_kernels(),
     *mma_wgrad_kernels(),
     *lines_kernels(),
-    *planes_kernels(),
+    *race_planes.correct(told),
 ]
 # The test of the test: the same kernels with one fault each.
 FAULTY_ROWS = {
@@ -245,7 +229,6 @@ FAULTY_LINES = {
 }
 # The barrier after the weights is for test_cuda_mma.py.
 LINES_FAULTS = ("NoTeamBarrier", "NoAsyncWait", "AsyncWaitTooLax")
-PLANES_FAULTS = ("NoAsyncWait", "AsyncWaitTooLax", "NoBarrierAtUnit", "NoBarrierAtResults")
 WGRAD_FAULTS = ("NoAsyncWait", "AsyncWaitTooLax", "NoBarrierAfterRow", "NoBarrierBeforeSums", "NoBarrierAfterSums")
 WGRAD_FAULTS += ("NoBarrierBeforeResults",)
 # A team of one warp has its lanes meet at every ldmatrix and mma, so there the checker does not miss the barrier.
@@ -270,10 +253,7 @@ FAULTS = [
         for kind in FAULTY_LINES
         for fault in LINES_FAULTS
     ),
-    *(
-        ("mma_nchw_bugs", f"stream_planes<f16, Gather<8, 1>, false, {fault}>", "potential_race")
-        for fault in PLANES_FAULTS
-    ),
+    *race_planes.faulty(),
     *(("rows_nchw_bugs", f"stream_tiles<Gw<16, 2>, {fault}>", "potential_race") for fault in TILES_FAULTS),
     *(
         ("rows_bugs", f"stream_rows<{kind}, Wide, {fault}>", "potential_race")
@@ -364,7 +344,7 @@ def test_faults_are_found(entries, tmp_path, source, name, verdict):
     elif source == "rows_nchw_bugs":
         threads, shared, integers = 128, 65536, tiles_launch("Gw<16, 2>", 1, 4, 28)
     elif source == "mma_nchw_bugs":
-        threads, shared, integers = 256, 65536, planes_launch("Gather<8, 1>", 6, 10, 24)
+        threads, shared, integers = 256, 65536, race_planes.launch(told, "Gather<8, 1>", 6, 10, 24)
     elif source == "mma_bugs":
         (threads, integers), shared = next(lines for kind, lines in FAULTY_LINES.items() if kind in name), 80896
     elif source == "rows_wgrad_bugs":
@@ -398,18 +378,7 @@ NOT_VERIFIED |= {
     for stride in (1, 2)
     for dtype, width in (("f16", 4), ("f16", 64), *(("bf16", width) for width in (4, 8, 16, 32, 64)))
 }
-PLANES = [
-    f"stream_planes<{dtype}, {kind}, {fused}, Sync>"
-    for dtype in ("f16", "bf16")
-    for width in (4, 8, 16, 32, 64)
-    for kind in (f"Gather<{width}, 1>", f"Gather<{width}, 2>", f"Spread<{width}>")
-    for fused in ("false", "true")
-]
-NOT_VERIFIED |= {
-    name: "the code of f16 in groups of 4 or 8 but for the products, and too many channels to be run in time"
-    for name in PLANES
-    if name not in {verified for _, verified, *_ in CORRECT}
-}
+NOT_VERIFIED |= dict(race_planes.not_verified([name for _, name, *_ in CORRECT]))
 
 
 def uses_shared_memory(entry):
