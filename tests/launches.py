@@ -75,7 +75,7 @@ def struct_fields(struct):
 
 # The structs that kernels take, and where they stand.
 STRUCTS = {"Rows": "rows_nhwc_load.h", "Plan": "rows_nchw_plan.h", "Wgrad": "rows_wgrad_load.h"}
-STRUCTS |= {"MmaWgrad": "mma_wgrad_load.h"}
+STRUCTS |= {"MmaWgrad": "mma_wgrad_load.h", "Planes": "mma_nchw_plan.h"}
 STRUCTS["Lines"] = "mma_nhwc_load.h"
 
 

@@ -12,6 +12,7 @@ from functools import cache
 import pytest
 
 from benchmarks import cubins
+from tests import race_planes
 from tests.launches import (
     STRUCTS,
     lines_kernels,
@@ -47,6 +48,7 @@ CORRECT = [
     *wgrad_kernels(),
     *mma_wgrad_kernels(),
     *lines_kernels(),
+    *race_planes.correct(told),
 ]
 # The test of the test: the same kernels with one fault each.
 FAULTY_ROWS = {
@@ -87,6 +89,7 @@ FAULTS = [
         for fault in LINES_FAULTS
     ),
     *(("mma_bugs", f"stream_pairs<f16, false, {fault}>", "potential_race") for fault in LINES_FAULTS),
+    *race_planes.faulty(),
     *(("rows_nchw_bugs", f"stream_tiles<Gw<16, 2>, {fault}>", "potential_race") for fault in TILES_FAULTS),
     *(
         ("rows_bugs", f"stream_rows<{kind}, Wide, {fault}>", "potential_race")
@@ -185,6 +188,8 @@ def test_faults_are_found(tmp_path, source, name, verdict):
         threads, shared, integers = 128, 65536, next(rows for kind, rows in FAULTY_ROWS.items() if kind in name)
     elif source == "rows_nchw_bugs":
         threads, shared, integers = 128, 65536, tiles_launch("Gw<16, 2>", 1, 4, 28)
+    elif source == "mma_nchw_bugs":
+        threads, shared, integers = 256, 65536, race_planes.launch(told, "Gather<8, 1>", 6, 10, 24)
     elif source == "mma_bugs":
         (threads, integers), shared = next(lines for kind, lines in FAULTY_LINES.items() if kind in name), 80896
     elif source == "rows_wgrad_bugs":
@@ -221,6 +226,7 @@ NOT_VERIFIED |= {
     for stride in (1, 2)
     for dtype, width in (("f16", 4), ("f16", 64), *(("bf16", width) for width in (4, 8, 16, 32, 64)))
 }
+NOT_VERIFIED |= dict(race_planes.not_verified([name for _, name, *_ in CORRECT]))
 
 
 def uses_shared_memory(entry):

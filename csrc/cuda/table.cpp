@@ -1,5 +1,6 @@
 #include "generic.h"
 #include "grouped_conv.h"
+#include "mma_nchw_entries.h"
 #include "mma_nhwc_entries.h"
 #include "mma_wgrad.h"
 #include "rows.h"
@@ -46,6 +47,26 @@ const KernelTable<FpropArgs>& fprop_table() {
       fprop_mma_nhwc<DType::bf16, 16, 2>("fprop_mma_gw16_bf16_nhwc_s2"),
       fprop_mma_nhwc<DType::bf16, 32, 2>("fprop_mma_gw32_bf16_nhwc_s2"),
       fprop_mma_nhwc<DType::bf16, 64, 2>("fprop_mma_gw64_bf16_nhwc_s2"),
+      fprop_mma_nchw<DType::f16, 4, 1>("fprop_mma_gw4_f16_nchw"),
+      fprop_mma_nchw<DType::f16, 8, 1>("fprop_mma_gw8_f16_nchw"),
+      fprop_mma_nchw<DType::f16, 16, 1>("fprop_mma_gw16_f16_nchw"),
+      fprop_mma_nchw<DType::f16, 32, 1>("fprop_mma_gw32_f16_nchw"),
+      fprop_mma_nchw<DType::f16, 64, 1>("fprop_mma_gw64_f16_nchw"),
+      fprop_mma_nchw<DType::f16, 4, 2>("fprop_mma_gw4_f16_nchw_s2"),
+      fprop_mma_nchw<DType::f16, 8, 2>("fprop_mma_gw8_f16_nchw_s2"),
+      fprop_mma_nchw<DType::f16, 16, 2>("fprop_mma_gw16_f16_nchw_s2"),
+      fprop_mma_nchw<DType::f16, 32, 2>("fprop_mma_gw32_f16_nchw_s2"),
+      fprop_mma_nchw<DType::f16, 64, 2>("fprop_mma_gw64_f16_nchw_s2"),
+      fprop_mma_nchw<DType::bf16, 4, 1>("fprop_mma_gw4_bf16_nchw"),
+      fprop_mma_nchw<DType::bf16, 8, 1>("fprop_mma_gw8_bf16_nchw"),
+      fprop_mma_nchw<DType::bf16, 16, 1>("fprop_mma_gw16_bf16_nchw"),
+      fprop_mma_nchw<DType::bf16, 32, 1>("fprop_mma_gw32_bf16_nchw"),
+      fprop_mma_nchw<DType::bf16, 64, 1>("fprop_mma_gw64_bf16_nchw"),
+      fprop_mma_nchw<DType::bf16, 4, 2>("fprop_mma_gw4_bf16_nchw_s2"),
+      fprop_mma_nchw<DType::bf16, 8, 2>("fprop_mma_gw8_bf16_nchw_s2"),
+      fprop_mma_nchw<DType::bf16, 16, 2>("fprop_mma_gw16_bf16_nchw_s2"),
+      fprop_mma_nchw<DType::bf16, 32, 2>("fprop_mma_gw32_bf16_nchw_s2"),
+      fprop_mma_nchw<DType::bf16, 64, 2>("fprop_mma_gw64_bf16_nchw_s2"),
       {"fprop_generic", generic_why_not, generic_gather_workspace, fprop_generic, true},
   };
   return table;
@@ -87,6 +108,26 @@ const KernelTable<DgradArgs>& dgrad_table() {
       dgrad_mma_nhwc<DType::bf16, 16, 2>("dgrad_mma_gw16_bf16_nhwc_s2"),
       dgrad_mma_nhwc<DType::bf16, 32, 2>("dgrad_mma_gw32_bf16_nhwc_s2"),
       dgrad_mma_nhwc<DType::bf16, 64, 2>("dgrad_mma_gw64_bf16_nhwc_s2"),
+      dgrad_mma_nchw<DType::f16, 4, 1>("dgrad_mma_gw4_f16_nchw"),
+      dgrad_mma_nchw<DType::f16, 8, 1>("dgrad_mma_gw8_f16_nchw"),
+      dgrad_mma_nchw<DType::f16, 16, 1>("dgrad_mma_gw16_f16_nchw"),
+      dgrad_mma_nchw<DType::f16, 32, 1>("dgrad_mma_gw32_f16_nchw"),
+      dgrad_mma_nchw<DType::f16, 64, 1>("dgrad_mma_gw64_f16_nchw"),
+      dgrad_mma_nchw<DType::f16, 4, 2>("dgrad_mma_gw4_f16_nchw_s2"),
+      dgrad_mma_nchw<DType::f16, 8, 2>("dgrad_mma_gw8_f16_nchw_s2"),
+      dgrad_mma_nchw<DType::f16, 16, 2>("dgrad_mma_gw16_f16_nchw_s2"),
+      dgrad_mma_nchw<DType::f16, 32, 2>("dgrad_mma_gw32_f16_nchw_s2"),
+      dgrad_mma_nchw<DType::f16, 64, 2>("dgrad_mma_gw64_f16_nchw_s2"),
+      dgrad_mma_nchw<DType::bf16, 4, 1>("dgrad_mma_gw4_bf16_nchw"),
+      dgrad_mma_nchw<DType::bf16, 8, 1>("dgrad_mma_gw8_bf16_nchw"),
+      dgrad_mma_nchw<DType::bf16, 16, 1>("dgrad_mma_gw16_bf16_nchw"),
+      dgrad_mma_nchw<DType::bf16, 32, 1>("dgrad_mma_gw32_bf16_nchw"),
+      dgrad_mma_nchw<DType::bf16, 64, 1>("dgrad_mma_gw64_bf16_nchw"),
+      dgrad_mma_nchw<DType::bf16, 4, 2>("dgrad_mma_gw4_bf16_nchw_s2"),
+      dgrad_mma_nchw<DType::bf16, 8, 2>("dgrad_mma_gw8_bf16_nchw_s2"),
+      dgrad_mma_nchw<DType::bf16, 16, 2>("dgrad_mma_gw16_bf16_nchw_s2"),
+      dgrad_mma_nchw<DType::bf16, 32, 2>("dgrad_mma_gw32_bf16_nchw_s2"),
+      dgrad_mma_nchw<DType::bf16, 64, 2>("dgrad_mma_gw64_bf16_nchw_s2"),
       {"dgrad_generic", generic_why_not, generic_gather_workspace, dgrad_generic},
   };
   return table;

@@ -12,6 +12,7 @@ bool launch_bug_probe(const std::string& name, const void* input, void* output, 
 bool launch_mma_wgrad_probe(const std::string& name, const void* input, void* output, int64_t count, void* stream);
 bool launch_rows_probe(const std::string& name, const void* input, void* output, int64_t count, void* stream);
 bool launch_mma_probe(const std::string& name, const void* input, void* output, int64_t count, void* stream);
+bool launch_mma_nchw_probe(const std::string& name, const void* input, void* output, int64_t count, void* stream);
 bool launch_rows_nchw_probe(const std::string& name, const void* input, void* output, int64_t count, void* stream);
 bool launch_rows_wgrad_probe(const std::string& name, const void* input, void* output, int64_t count, void* stream);
 
@@ -21,6 +22,7 @@ inline bool launch_probe(const std::string& name, const void* input, void* outpu
          launch_mma_wgrad_probe(name, input, output, count, stream) ||
          launch_rows_probe(name, input, output, count, stream) ||
          launch_mma_probe(name, input, output, count, stream) ||
+         launch_mma_nchw_probe(name, input, output, count, stream) ||
          launch_rows_nchw_probe(name, input, output, count, stream) ||
          launch_rows_wgrad_probe(name, input, output, count, stream);
 }

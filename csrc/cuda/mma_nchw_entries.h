@@ -1,0 +1,13 @@
+#pragma once
+#include "grouped_conv.h"
+
+// The tensor-core kernels of mma_nchw.h: 3x3 with padding 1, fp16 and bf16.
+namespace resnext::cuda {
+
+template <DType dtype, int width, int stride>
+KernelEntry<FpropArgs> fprop_mma_nchw(const char* name);
+
+template <DType dtype, int width, int stride>
+KernelEntry<DgradArgs> dgrad_mma_nchw(const char* name);
+
+}  // namespace resnext::cuda

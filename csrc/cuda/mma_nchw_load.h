@@ -1,0 +1,173 @@
+#pragma once
+// What blocks of the NCHW tensor-core kernels own, and how weights and source rows come to them. mma_nchw.h says how it
+// all fits together.
+#include "mma_nchw_plan.h"
+#include "numeric.h"
+
+namespace resnext::cuda::mma_nchw {
+
+struct Smem {
+  uint4 zero;  // and behind it the two stages and the results
+};
+
+// What keeps the threads in order; a parameter of the kernel so that tests can leave one out.
+struct Sync {
+  __device__ static void weights() { __syncthreads(); }
+  template <int newest>
+  __device__ static void copies() {
+    ptx::cp_async_wait_group<newest>();
+  }
+  __device__ static void unit() { __syncthreads(); }
+  __device__ static void results() { __syncthreads(); }
+};
+
+// A block's channels, and how many of them there are.
+template <class Kind>
+struct Channels {
+  int first, count;
+  __device__ __forceinline__ explicit Channels(const Planes& g) {
+    first = static_cast<int>(blockIdx.x % static_cast<unsigned>(g.channel_blocks)) * Kind::channels;
+    count = min(Kind::channels, g.channels - first);
+  }
+};
+
+// What is made at a time: result rows from `row` on of some images.
+struct Unit {
+  int image, images, row, rows, first_source_row;
+
+  template <class Kind>
+  __device__ __forceinline__ static Unit at(const Planes& g, int64_t number) {
+    const Split run = split(number, g.runs);
+    Unit unit;
+    unit.image = static_cast<int>(run.quotient) * g.unit_images;
+    unit.images = min(g.unit_images, g.images - unit.image);
+    unit.row = static_cast<int>(run.remainder) * g.unit_rows;
+    unit.rows = min(g.unit_rows, g.result_rows - unit.row);
+    unit.first_source_row = Kind::spread == 2 ? unit.row / 2 : max(Kind::stride * unit.row - 1, 0);
+    return unit;
+  }
+};
+
+// Starts the copies of a unit's source, each of `vector` pixels. cp.async copies 4 bytes at the least: maps of an odd
+// number of columns go through registers.
+template <class Kind, class T, int vector>
+__device__ __forceinline__ void copy_rows(const Planes& g, const Channels<Kind>& channels, const Unit& unit, T* stage) {
+  const int group = static_cast<int>(threadIdx.x) / g.copy_threads;
+  if (group >= g.copy_groups) return;
+#pragma unroll 1
+  for (int at = threadIdx.x % g.copy_threads; at < g.positions; at += g.copy_threads) {
+    const SmallSplit line = split(at, g.by_row_copies), image = split(line.quotient, g.by_source_rows);
+    const int row = unit.first_source_row + image.remainder;
+    if (image.quotient >= unit.images || row >= g.rows) continue;
+    const T* from =
+        static_cast<const T*>(g.source) +
+        (static_cast<int64_t>(unit.image + image.quotient) * g.channels + channels.first + group) * g.source_plane +
+        static_cast<int64_t>(row) * g.columns + line.remainder * vector;
+    T* to = stage + (group * g.channel_pitch + line.quotient * g.row_pitch) * tile_columns + line.remainder * vector;
+    const int64_t step = g.copy_groups * g.source_plane;
+#pragma unroll 4
+    for (int channel = group; channel < channels.count; channel += g.copy_groups) {
+      if constexpr (vector == 1)
+        *to = *from;
+      else
+        ptx::cp_async<2 * vector>(to, from);
+      from += step;
+      to += g.copy_groups * g.channel_pitch * tile_columns;
+    }
+  }
+}
+
+// Starts the copies of a unit's source, if there is one, and makes a group of them.
+template <class Kind, class T>
+__device__ __forceinline__ void copy_unit(const Planes& g, const Channels<Kind>& channels, int64_t number, int64_t end,
+                                          uint4* stage) {
+  if (number < end) {
+    const Unit unit = Unit::at<Kind>(g, number);
+    T* to = reinterpret_cast<T*>(stage);
+    if (g.copy_vector == 8)
+      copy_rows<Kind, T, 8>(g, channels, unit, to);
+    else if (g.copy_vector == 4)
+      copy_rows<Kind, T, 4>(g, channels, unit, to);
+    else if (g.copy_vector == 2)
+      copy_rows<Kind, T, 2>(g, channels, unit, to);
+    else
+      copy_rows<Kind, T, 1>(g, channels, unit, to);
+  }
+  ptx::cp_async_commit();
+}
+
+// The A operands of a warp, as rows x columns of weights. Width 4: rows are result channels of the taps of a row, in
+// columns source channels of the tap rows,
+//
+//   first group   tap column 0 | 1 | 2 | -        second group   1 | 0 | - | 2        columns   tap row 0 | 1 | 2 | -
+//
+// Width 8: a square of 8 x 8 for each tap. Else a square of 16 x 16 for each tap and step.
+template <class Kind>
+using Weights = uint32_t[Kind::steps][Kind::fragments];
+
+// Where a weight of a part is: element `half` of a lane's register.
+struct WeightPlace {
+  int fragment, lane, half;
+};
+
+template <class Kind>
+__device__ __forceinline__ WeightPlace weight_place(int result, int source, int tap) {
+  int row = result, column = source, fragment = tap;
+  if constexpr (Kind::width == 4) {
+    const int r = tap / taps, s = tap % taps, second = result / 4;
+    row = (s == 2 ? 8 : 0) + (s == 1 ? 1 - second : second) * 4 + result % 4;
+    column = 4 * r + source;
+    fragment = second;
+  }
+  if constexpr (Kind::width != 8) fragment = 4 * fragment + row / 8 + column / 8 * 2;
+  return {fragment, row % 8 * 4 + column % 8 / 2, column % 2};
+}
+
+// Brings the weights of one step to shared memory, [part][fragment][lane]. A thread takes all taps of a pair of
+// channels; of the two, those that are the closer ones in memory follow its neighbours'.
+template <class Kind, class T>
+__device__ __forceinline__ void stage_weights(const Planes& g, const Channels<Kind>& channels, int step, T* stage) {
+  constexpr int sources = Kind::width < 16 ? Kind::width : 16;
+  const bool sources_closer = g.weight_source < g.weight_result;
+#pragma unroll 1
+  for (int pair = threadIdx.x; pair < Kind::channels * sources; pair += threads) {
+    const int source = sources_closer ? pair % sources : pair / Kind::channels;
+    const int result = sources_closer ? pair / sources : pair % Kind::channels;
+    if (result >= channels.count) continue;
+    const int channel = channels.first + result;
+    const T* from = static_cast<const T*>(g.weight) + channel / Kind::width * g.weight_group +
+                    channel % Kind::width * g.weight_result + (sources * step + source) * g.weight_source;
+    T values[taps * taps];
+#pragma unroll
+    for (int tap = 0; tap < taps * taps; ++tap) values[tap] = from[tap / taps * g.weight_r + tap % taps * g.weight_s];
+    T* part = stage + result / Kind::warp_channels * Kind::fragments * 64;
+#pragma unroll
+    for (int tap = 0; tap < taps * taps; ++tap) {
+      const WeightPlace at = weight_place<Kind>(result % Kind::warp_channels, source, tap);
+      part[(at.fragment * 32 + at.lane) * 2 + at.half] = values[tap];
+    }
+  }
+}
+
+// The warp's weights, by way of `stage`.
+template <class Kind, class T, class Sync>
+__device__ __forceinline__ void load_weights(const Planes& g, const Channels<Kind>& channels, uint4* stage,
+                                             Weights<Kind>& weights) {
+  const int part = threadIdx.x / 32 % Kind::parts;
+  auto* words = reinterpret_cast<uint32_t*>(stage);
+#pragma unroll
+  for (int step = 0; step < Kind::steps; ++step) {
+    if (step > 0) Sync::weights();     // all have read those of the step before
+    if constexpr (Kind::width == 4) {  // where there are no weights
+      for (int i = threadIdx.x; i < Kind::fragments * 32; i += threads) words[i] = 0;
+      Sync::weights();
+    }
+    stage_weights<Kind>(g, channels, step, reinterpret_cast<T*>(stage));
+    Sync::weights();
+#pragma unroll
+    for (int i = 0; i < Kind::fragments; ++i)
+      weights[step][i] = words[(part * Kind::fragments + i) * 32 + threadIdx.x % 32];
+  }
+}
+
+}  // namespace resnext::cuda::mma_nchw

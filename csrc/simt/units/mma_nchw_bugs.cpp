@@ -1,0 +1,1 @@
+#include "testing/mma_nchw_bugs.cu"
