@@ -15,6 +15,8 @@ from torch import nn
 
 from resnext_kernels import GroupedConv2d, explain, grouped_conv2d
 
+pytestmark = pytest.mark.usefixtures("own_kernels")
+
 FIXED = {"derandomize": True, "database": None, "deadline": None, "suppress_health_check": list(HealthCheck)}
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 LAYOUTS = ("contiguous", "channels_last", "sliced", "strided", "transposed", "expanded", "channels_last slice")

@@ -9,6 +9,8 @@ from torch import nn
 
 from resnext_kernels import GroupedConv2d
 
+pytestmark = pytest.mark.usefixtures("own_kernels")
+
 
 def _net(**kwargs):
     return nn.Sequential(GroupedConv2d(8, 8, 3, **{"padding": 1, "groups": 4, **kwargs}), nn.ReLU()).eval()

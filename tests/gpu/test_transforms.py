@@ -9,6 +9,6 @@ globals().update({name: test for name, test in vars(test_autograd).items() if na
 
 
 @pytest.fixture(autouse=True)
-def _on_the_device(device):
+def _on_the_device(device, own_kernels):
     with torch.device(device):  # where tensors are made
         yield
