@@ -58,7 +58,7 @@ MAPS = [(1, 1), (2, 3), (5, 2), (3, 4), (7, 7), (4, 8), (9, 14), (30, 15), (15, 
 @pytest.mark.parametrize("size", MAPS)
 @pytest.mark.parametrize(("pass_name", "stride", "width"), KERNELS)
 def test_maps(pass_name, stride, width, size, dtype):
-    for images in (1, 5):
+    for images in (1, 5) if dtype == "f16" else (5,):  # bf16 differs in the type of mma only
         problem = a_problem(width, stride, *size, images)
         check(pass_name, problem, dtype, "KCRS" if images == 1 else "KRSC", seed=images)
 
@@ -106,7 +106,7 @@ def test_infinite_weights_never_meet_padding(pass_name, stride, width, columns):
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])
-@pytest.mark.parametrize("columns", [3, 7, 17, 24])
+@pytest.mark.parametrize("columns", [3, 7, 17])
 @pytest.mark.parametrize(("pass_name", "stride", "width"), KERNELS)
 def test_infinite_pixels_reach_their_windows_and_no_other_group(pass_name, stride, width, columns, value):
     problem = a_problem(width, stride, 5, columns, 3)

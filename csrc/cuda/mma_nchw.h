@@ -88,9 +88,10 @@ __device__ __forceinline__ void make_unit(const Planes& g, const Args&... args) 
     make_unit<Kind, T, false, fused, false>(g, args...);
 }
 
-// Per multiprocessor; 128 registers are too few for what a fused fprop of groups of 16 keeps at stride 2.
+// Per multiprocessor; 128 registers are too few for what some fused fprops keep.
 template <class Kind, bool fused>
-constexpr int resident_blocks = fused && Kind::width == 16 && Kind::stride == 2 ? 1 : Kind::blocks;
+constexpr int resident_blocks =
+    fused && ((Kind::width == 16 && Kind::stride == 2) || (Kind::width == 4 && Kind::stride == 1)) ? 1 : Kind::blocks;
 
 template <class T, class Kind, bool fused, class Sync>
 __global__ void __launch_bounds__(threads, resident_blocks<Kind, fused>) stream_planes(Planes g) {
