@@ -9,6 +9,11 @@ Each call is the whole operator: output allocated and weights packed inside, as 
 rivals take turns call by call, so that whatever else the machine does falls on both, and a call counts only if all
 threads ran for 94 % of its wall time (otherwise another process had taken a core; these calls are counted out in
 the column "disturbed"). Times are medians over the calls that count; a ratio above 1 means that ours is faster.
+"Ours" is what a user gets: where `explain` says that PyTorch's own convolution runs, both rivals are the same (the
+column "kernel" says PyTorch), unless --own asks for this package's kernel all the same.
+
+--peers adds forward calls of torch.compile with frozen weights, and of ONNX Runtime (with onnx) and OpenVINO, these two
+in float32 NCHW; install what you name. They take turns with the two rivals in the same process.
 
 "% limit" compares with what the machine was seen to do in the same run: the time of a copy of as many bytes as the pass
 moves or, if that is longer, that of as many operations in PyTorch's product of two large matrices of the same dtype.
@@ -79,6 +84,71 @@ def limit(problem: problems.Problem, dtype: torch.dtype) -> tuple[float, str]:
     return max((arithmetic, "arithmetic"), (memory, "memory"))
 
 
+def compiled_by_torch(convolution: torch.nn.Conv2d, input: torch.Tensor, threads: int) -> Callable:
+    """A call of torch.compile's code with frozen weights."""
+    torch.compiler.reset()  # else it would give up specialising after some layers
+    compiled = torch.compile(convolution, options={"freezing": True}, dynamic=False)
+
+    def call():
+        with torch.no_grad():
+            return compiled(input)
+
+    return call
+
+
+def in_onnxruntime(convolution: torch.nn.Conv2d, input: torch.Tensor, threads: int) -> Callable:
+    """A call of ONNX Runtime."""
+    import onnx
+    import onnxruntime
+
+    shapes = {"x": input.shape, "y": convolution(input).shape}
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, size) for name, size in shapes.items())
+    pads = [convolution.padding[0], convolution.padding[1]] * 2
+    node = onnx.helper.make_node(
+        "Conv", ["x", "w"], ["y"], group=convolution.groups, pads=pads, strides=list(convolution.stride)
+    )
+    weight = onnx.numpy_helper.from_array(convolution.weight.detach().contiguous().numpy(), "w")
+    graph = onnx.helper.make_graph([node], "convolution", [x], [y], [weight])
+    model = onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", 21)])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # or it takes time from its rivals
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    array = input.numpy()
+    return lambda: session.run(None, {"x": array})
+
+
+def in_openvino(convolution: torch.nn.Conv2d, input: torch.Tensor, threads: int) -> Callable:
+    """A call of OpenVINO, held to float32."""
+    import openvino
+
+    model = openvino.convert_model(convolution, example_input=input)
+    model.reshape(list(input.shape))
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(model, "CPU", settings)
+    array = input.numpy()
+    return lambda: compiled(array)
+
+
+PEERS = {"compile": compiled_by_torch, "onnxruntime": in_onnxruntime, "openvino": in_openvino}
+
+
+def peer_calls(
+    names: list[str], problem: problems.Problem, op: str, layout: str, dtype: torch.dtype, threads: int
+) -> dict[str, Callable]:
+    """Calls without arguments of those peers that have this pass, layout and dtype."""
+    suits = lambda name: op == "fprop" and (name == "compile" or (layout, dtype) == ("NCHW", torch.float32))  # noqa: E731
+    names = [name for name in names if suits(name)]
+    if not names:
+        return {}
+    convolution = torch.nn.Conv2d(
+        problem.c, problem.k, 3, problem.stride, problem.padding, groups=problem.groups, bias=False, dtype=dtype
+    )
+    convolution = convolution.eval().requires_grad_(False).to(memory_format=LAYOUTS[layout])
+    input = torch.randn(problem.input_shape).to(dtype).contiguous(memory_format=LAYOUTS[layout])
+    return {name: PEERS[name](convolution, input, threads) for name in names}
+
+
 def measure(arguments: argparse.Namespace, progress: Progress):
     """Yields a row for each layer, batch, layout and pass."""
     networks = NETWORKS if arguments.network == "all" else [arguments.network]
@@ -90,8 +160,10 @@ def measure(arguments: argparse.Namespace, progress: Progress):
             problem = layer.with_batch(batch)
             for layout in arguments.layouts:
                 for op in arguments.passes:
-                    theirs, ours, kernel = rivals(problem, op, LAYOUTS[layout], dtype)
-                    times, disturbed = interleave((theirs, ours), arguments.threads, arguments.seconds)
+                    theirs, ours, kernel = rivals(problem, op, LAYOUTS[layout], dtype, arguments.own)
+                    peers = peer_calls(arguments.peers, problem, op, layout, dtype, arguments.threads)
+                    calls = (theirs, ours, *peers.values())
+                    times, disturbed = interleave(calls, arguments.threads, arguments.seconds)
                     progress.advance(task)
                     width, outputs = problem.c // problem.groups, problem.k // problem.groups
                     widths = f"{width}" if width == outputs else f"{width}->{outputs}"
@@ -104,11 +176,11 @@ def measure(arguments: argparse.Namespace, progress: Progress):
                         "pass": op,
                         "disturbed": disturbed,
                         "calls": min(map(len, times)),
-                        "kernel": kernel,
+                        "kernel": kernel or "PyTorch",
                     }
                     if row["calls"] >= FEWEST_CALLS:
                         middle = [median(samples) for samples in times]
-                        row["torch_ms"], row["ours_ms"] = (1e3 * seconds for seconds in middle)
+                        row["torch_ms"], row["ours_ms"] = (1e3 * seconds for seconds in middle[:2])
                         row["ratio"] = middle[0] / middle[1]
                         low, _, high = quantiles(times[1], n=4)
                         row["ours_spread"] = (high - low) / middle[1]
@@ -116,6 +188,8 @@ def measure(arguments: argparse.Namespace, progress: Progress):
                         row["flops_per_byte"] = problem.flops / problem.bytes(dtype.itemsize)
                         seconds, row["limited_by"] = limit(problem, dtype)
                         row["of_limit"] = seconds / middle[1]
+                        for name, its in zip(peers, middle[2:], strict=True):
+                            row[f"{name}_ms"], row[f"{name}_ratio"] = 1e3 * its, its / middle[1]
                     yield row
 
 
@@ -163,8 +237,14 @@ def show(rows: list[dict], console: Console) -> None:
             mean, worst = geometric_mean(ratios), min(ratios)
             console.print(f"{' '.join(map(str, key))}: geometric mean {mean:.2f}x, worst layer {worst:.2f}x")
     for row in rows:
-        if row.get("ratio", 1) < 1:
+        if row.get("ratio", 1) < 1 and row["kernel"] != "PyTorch":
             console.print("below 1:", *(row[name] for name in ("layer", *keys)), f"{row['ratio']:.2f}x")
+    for peer in PEERS:
+        ratios = [row[f"{peer}_ratio"] for row in rows if f"{peer}_ratio" in row]
+        if ratios:
+            console.print(
+                f"{peer} / ours: geometric mean {geometric_mean(ratios):.2f}x, worst layer {min(ratios):.2f}x"
+            )
 
 
 def cpu_name() -> str:
@@ -186,6 +266,8 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="+", choices=dtypes, default=dtypes[:2])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seconds", type=float, default=0.5, help="per row, for both rivals together")
+    parser.add_argument("--own", action="store_true", help="this package's kernels also where PyTorch's own would run")
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=[], help="also time these, forward")
     parser.add_argument("--csv", type=Path, help="also write the rows here")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -6,6 +6,7 @@ take turns call by call, so that whatever else the machine does falls on both.
 
 from __future__ import annotations
 
+import random
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -23,14 +24,19 @@ SHARE_OF_WALL_TIME = 0.94
 FEWEST_CALLS = 5
 
 
-def rivals(problem: problems.Problem, op: str, layout: torch.memory_format, dtype: torch.dtype) -> tuple:
+def rivals(
+    problem: problems.Problem, op: str, layout: torch.memory_format, dtype: torch.dtype, own: bool = False
+) -> tuple[Callable, Callable, str | None]:
     """Calls without arguments of PyTorch's pass and ours, and the name of our kernel.
+
+    Ours is what a user gets: where that is PyTorch's own convolution, both are the same and the name is None.
 
     Args:
         problem: the convolution.
         op: "fprop", "dgrad" or "wgrad".
         layout: memory format of input and output; the weight is contiguous.
         dtype: of all tensors.
+        own: time this package's kernel also where PyTorch's own convolution runs because it is faster.
 
     """
     draw = lambda size: torch.randn(size).to(dtype).contiguous(memory_format=layout)  # noqa: E731
@@ -50,14 +56,17 @@ def rivals(problem: problems.Problem, op: str, layout: torch.memory_format, dtyp
         "dgrad": lambda: OPS.grouped_conv2d_grad_input(output, weight, size, *geometry, groups),
         "wgrad": lambda: OPS.grouped_conv2d_grad_weight(output, input, window, *geometry, groups),
     }
-    kernel = explain(op, input, weight, None, *geometry, problem.groups).kernel
-    return theirs[op], ours[op], kernel
+    explanation = explain(op, input, weight, None, *geometry, problem.groups)
+    if explanation.kernel is None and not own:
+        return theirs[op], theirs[op], None
+    return theirs[op], ours[op], next(name for name, why in explanation.entries if not why)
 
 
 def interleave(calls: tuple[Callable, ...], threads: int, seconds: float) -> tuple[list[list[float]], int]:
     """Undisturbed wall times of each call, in turns until the time is up; and how many calls were disturbed.
 
-    A call counts only if all threads ran for 94 % of its wall time: otherwise another process had taken a core.
+    A call counts only if all threads ran for 94 % of its wall time: otherwise another process had taken a core. Each
+    round has an order of its own: a call finds the caches as the one before it has left them.
     """
     times: list[list[float]] = [[] for _ in calls]
     disturbed = 0
@@ -65,12 +74,12 @@ def interleave(calls: tuple[Callable, ...], threads: int, seconds: float) -> tup
         call()
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or min(map(len, times)) < FEWEST_CALLS:
-        for samples, call in zip(times, calls, strict=True):
+        for i in random.sample(range(len(calls)), len(calls)):
             cpu, wall = time.process_time(), time.perf_counter()
-            call()
+            calls[i]()
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
             if cpu >= SHARE_OF_WALL_TIME * wall * threads:
-                samples.append(wall)
+                times[i].append(wall)
             else:
                 disturbed += 1
         if time.perf_counter() > end + 10 * seconds:  # never quiet: say so rather than wait for ever

@@ -234,7 +234,7 @@ def _why_amx(input: Tensor, weight: Tensor, stride, groups: int) -> str:
         return ""
     width, even = max(weight.shape[1], weight.shape[0] // groups), _pair(stride) == (1, 1)
     channels_last = any(t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last) for t in (input, weight))
-    slower = width > (4 if even else 8) if channels_last else width > 16 and even
+    slower = width > (4 if even else 7) if channels_last else width > 16 and even
     return f"bfloat16 with groups of {width} channels: PyTorch's kernel uses the CPU's matrix unit" if slower else ""
 
 

@@ -69,7 +69,14 @@ def test_a_cpu_without_direct_kernels_takes_pytorch(monkeypatch):
 @pytest.mark.parametrize(
     ("width", "stride", "channels_last", "pytorch"),
     [
-        *((4, 1, True, False), (4, 2, True, False), (8, 1, True, True), (8, 2, True, False), (16, 2, True, True)),
+        *(
+            (4, 1, True, False),
+            (4, 2, True, False),
+            (8, 1, True, True),
+            (7, 2, True, False),
+            (8, 2, True, True),
+            (16, 2, True, True),
+        ),
         *((8, 1, False, False), (16, 1, False, False), (32, 1, False, True), (32, 2, False, False)),
     ],
 )
