@@ -14,7 +14,7 @@ from tests import test_kernels as kernels
 from tests import tolerance
 from tests.test_kernels import accepting, launch, operands, shape_of
 
-WIDTHS = {1: (8, 16, 32, 64), 2: (8, 16, 32, 64)}  # of the groups, by stride
+WIDTHS = {1: (4, 8, 16, 32, 64), 2: (4, 8, 16, 32, 64)}  # of the groups, by stride
 DTYPES = ("f16", "bf16")
 # (pass, stride, width) of every kernel, which has one for either dtype
 KERNELS = [
@@ -23,7 +23,7 @@ KERNELS = [
 LAYERS = {
     problem.name: problem
     for problem in {*resnext50_32x4d, *resnext101_32x8d}
-    if problem.c // problem.groups in WIDTHS[problem.stride[0]]  # groups of 4 have no such kernel
+    if problem.c // problem.groups in WIDTHS[problem.stride[0]]
 }
 
 
@@ -33,7 +33,7 @@ def name_of(pass_name, stride, width, dtype):
 
 def groups(width):
     """As many as leave the last block of channels half empty, if it can be."""
-    return 3 if width <= 8 else 2
+    return {4: 6, 8: 3}.get(width, 2)
 
 
 def a_problem(width, stride, h, w, images=2):
@@ -155,6 +155,9 @@ def test_what_the_kernels_refuse(pass_name, stride, width):
             ({"kernel_size": (3, 2)}, "3x3 only"),
         ):
             assert reason(Problem(**{**vars(problem), **other})) == why
+        if width == 4:
+            odd = Problem(2, 12, 5, 6, 12, groups=3, stride=(stride, stride))
+            assert reason(odd) == "the channels of a pixel are no multiple of 16 bytes"
 
 
 @pytest.mark.parametrize("misaligned", ["source", "result"])
@@ -187,6 +190,7 @@ def test_misaligned_tensors_run_another_kernel(pass_name, stride, width, misalig
 def mma_problems(draw):
     pass_name, stride, width = draw(st.sampled_from(KERNELS))
     h, w, images, count = (draw(st.integers(1, most)) for most in (40, 40, 5, 3))
+    count *= 2 if width == 4 else 1  # a pixel is whole vectors of 8 channels
     return pass_name, Problem(images, width * count, h, w, width * count, groups=count, stride=(stride, stride))
 
 
@@ -200,6 +204,7 @@ def test_random_problems(case, dtype, weight, seed):
 
 # (kernel, channels of a block, width, elements of the result for one of the source)
 PROBES = {"mma_8": (16, 8, 1), "mma_32": (32, 32, 1), "mma_32_s2": (32, 32, 1), "spread_32": (32, 32, 4)}
+PROBES |= {"mma_4": (16, 4, 1), "mma_4_s2": (16, 4, 1), "spread_4": (16, 4, 4)}
 
 
 def probe(kernel, bug, seed):
@@ -214,7 +219,7 @@ def probe(kernel, bug, seed):
 BUGS = ["no_barrier_after_weights", "no_async_wait", "async_wait_too_lax"]
 # ldmatrix brings the lanes of a warp together, so the missing barrier of a team of one is for test_races.py to find.
 CAUGHT = [(kernel, bug) for kernel in PROBES for bug in BUGS]
-CAUGHT += [(kernel, "no_team_barrier") for kernel in PROBES if "32" in kernel]
+CAUGHT += [(kernel, "no_team_barrier") for kernel in PROBES if kernel != "mma_8"]
 
 
 @pytest.mark.parametrize("seed", range(1, 9))

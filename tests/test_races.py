@@ -164,39 +164,20 @@ def mma_wgrad_kernels():
             yield "mma_wgrad_f16", f"wgrad_mma<f16, {kind}, Sync>", threads, 65536, integers
 
 
-def lines_launch(width, images, source, result):
-    """What launch_lines of mma_nhwc.h gives its kernel for one block of channels, by the maps' sizes."""
-    channels = 16 if width == 8 else width
-    rows, columns = (min(a, b) for a, b in zip(source, result, strict=True))
-    tile = 8 if columns <= 7 else 16
-    spread = 2 if result > source else 1
-    half = tile == 16
-    return {
-        **{
-            "bias": 0,
-            "scale": 0,
-            "relu": 0,
-            "images": images,
-            "channels": channels,
-            "channel_blocks": 1,
-            "strips": -(-columns // 16),
-        },
-        **{"weight_s": 1, "weight_r": 3, "weight_source": 9, "weight_result": 9 * width, "weight_group": 9 * width**2},
-        **{"rows": source[0], "columns": source[1], "result_rows": result[0], "result_columns": result[1]},
-        **{"source_row": 2 * source[1] * channels, "result_row": 2 * result[1] * channels},
-        **{"lower_half": 16 * spread * channels if half else result[0] * 2 * result[1] * channels},
-        **{"tile_columns": tile, "tile_images": 16 // tile, "runs": 1, "run_rows": rows, "walk": 1},
-    }
+def lines_launch(kind, images, rows, columns):
+    """What launch_lines of mma_nhwc.h gives its kernel for one block of channels, by the source's size."""
+    values = told("Lines", f"mma_nhwc/plan/{kind}", images, rows, columns)
+    assert values["channel_blocks"] == values["runs"] == 1
+    return {**values, "bias": 0, "scale": 0}
 
 
 def lines_kernels():
     """Rows for CORRECT: two teams with work, borders, more rows than the ring has stages; a map that fills no tile."""
-    for width in (8, 16):
+    for width in (4, 8, 16):
         for kind in (f"Gather<{width}, 1>", f"Gather<{width}, 2>", f"Spread<{width}>"):
-            for images, small in ((2, (3, 9)), (3, (5, 7))):
-                large = tuple(2 * size for size in small)
-                source, result = (large if ", 2>" in kind else small), (large if "Spread" in kind else small)
-                integers = lines_launch(width, images, source, result)
+            wide = (2, 3, 17) if width == 4 and "Gather" in kind else (2, 3, 9)  # a tile of one image
+            for images, *small in (wide, (3, 5, 7)):
+                integers = lines_launch(kind, images, *(2 * size if ", 2>" in kind else size for size in small))
                 yield "mma_nhwc", f"stream_lines<f16, {kind}, Sync>", 128, 80896, integers
 
 
@@ -222,8 +203,9 @@ FAULTY_ROWS = {
 ROWS_FAULTS = ("NoBarrierAfterWeights", "NoSyncwarp", "NoAsyncWait", "AsyncWaitTooLax")
 FAULTY_WGRAD = {layout: wgrad_launch(8, 1, layout, 1, 4, 28) for layout in ("Nhwc", "Nchw")}
 FAULTY_LINES = {
-    "Gather<8, 1>": (128, lines_launch(8, 2, (5, 9), (5, 9))),
-    "Gather<32, 1>": (512, lines_launch(32, 2, (5, 9), (5, 9))),
+    "Gather<4, 1>": (128, lines_launch("Gather<4, 1>", 2, 5, 17)),
+    "Gather<8, 1>": (128, lines_launch("Gather<8, 1>", 2, 5, 9)),
+    "Gather<32, 1>": (512, lines_launch("Gather<32, 1>", 2, 5, 9)),
 }
 # The barrier after the weights is for test_cuda_mma.py.
 LINES_FAULTS = ("NoTeamBarrier", "NoAsyncWait", "AsyncWaitTooLax")
@@ -357,7 +339,9 @@ NOT_VERIFIED = {
     f"stream_tiles<{kind}, Sync>": "the code of the other widths, in too many threads and channels to be run in time"
     for kind in ("Gw<32, 1>", "Gw<32, 2>", "Spread<32>")
 }
-LINES_KINDS = {width: (f"Gather<{width}, 1>", f"Gather<{width}, 2>", f"Spread<{width}>") for width in (8, 16, 32, 64)}
+LINES_KINDS = {
+    width: (f"Gather<{width}, 1>", f"Gather<{width}, 2>", f"Spread<{width}>") for width in (4, 8, 16, 32, 64)
+}
 NOT_VERIFIED |= {
     f"stream_lines<bf16, {kind}, Sync>": "the code of f16 but for mma's type"
     for kinds in LINES_KINDS.values()

@@ -21,6 +21,7 @@ const char* why_not(const Problem& problem) {
   if (s.dilation_h != 1 || s.dilation_w != 1) return "dilation 1 only";
   if (problem.architecture < 80) return "needs compute capability 8.0";
   if (problem.alignment < 16) return "activations are not 16-byte aligned";
+  if (s.c % 8 != 0) return "the channels of a pixel are no multiple of 16 bytes";
   return std::max({s.n, s.h, s.w, s.c}) >= 1 << 30 ? "2^30 images, rows, columns or channels" : nullptr;
 }
 
@@ -102,6 +103,14 @@ KernelEntry<DgradArgs> dgrad_mma_nhwc(const char* name) {
   return {name, why_not<dtype, width, stride>, no_workspace, dgrad<dtype, width, stride>};
 }
 
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 4, 1>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 4, 1>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 4, 1>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 4, 1>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 4, 2>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 4, 2>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 4, 2>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 4, 2>(const char* name);
 template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 8, 1>(const char* name);
 template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 8, 1>(const char* name);
 template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 8, 1>(const char* name);

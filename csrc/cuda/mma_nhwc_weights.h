@@ -1,36 +1,40 @@
 #pragma once
 // How weights come to the registers of the tensor-core kernels; mma_nhwc.h says how it all fits together.
-#include "mma_nhwc_load.h"
+#include "mma_nhwc_pairs.h"
 #include "numeric.h"
 
 namespace resnext::cuda::mma_nhwc {
 
-// The B operands of a warp's 16 result channels: two tiles of 8. At width 8 the tiles are two groups; else tile j has
-// the channels 4i + 2j and 4i + 2j + 1 of the 16, so that what a lane gets of both are four neighbours.
+// The B operands of a warp's 16 result channels: tiles of 8 columns. At widths 8 and 4 the tiles are the groups; else
+// tile j has the channels 4i + 2j and 4i + 2j + 1 of the 16, so that what a lane gets of both are four neighbours.
 template <class Kind>
-using Weights = uint32_t[Kind::steps][taps * taps][2][Kind::halves];
+using Weights = uint32_t[Kind::steps][taps * Kind::operands][Kind::tiles][Kind::halves];
 
 template <class Kind>
 constexpr int tile_of_channel(int n) {
-  return Kind::width == 8 ? n / 8 : n / 2 % 2;
+  return Kind::pairs ? n / 4 : Kind::width == 8 ? n / 8 : n / 2 % 2;
 }
 template <class Kind>
 constexpr int column_of_channel(int n) {
-  return Kind::width == 8 ? n % 8 : n / 4 * 2 + n % 2;
+  return Kind::pairs ? n % 4 : Kind::width == 8 ? n % 8 : n / 4 * 2 + n % 2;
 }
 
 // The weights of one step of the block's team, in the order of the registers: [warp][tap][tile][half][lane], where
 // lanes are exchanged so that those that store at the same time meet in no bank.
 template <class Kind>
 struct WeightStage {
-  uint32_t word[Kind::warps][taps * taps][2][Kind::halves][32];
-  float4 bias[Kind::warps][4];             // by lane % 4: of two channels of tile 0, and of tile 1; or shift
-  float4 scale[Kind::warps][4];            // likewise, in a fused fprop
+  struct alignas(16) PerChannel {
+    float2 of_tile[Kind::tiles];  // of a lane's two channels
+  };
+  uint32_t word[Kind::warps][taps * Kind::operands][Kind::tiles][Kind::halves][32];
+  PerChannel bias[Kind::warps][4];         // by lane % 4; or shift
+  PerChannel scale[Kind::warps][4];        // likewise, in a fused fprop
   int special[Kind::warps * Kind::teams];  // whether one of the warps has loaded a weight that is not finite
 };
 
+template <class Kind>
 __device__ __forceinline__ int staged_lane(int lane, int warp, int tile, int half) {
-  return lane ^ tile ^ warp % 2 * 2 ^ half * 16;
+  return lane ^ tile ^ warp % 2 * 2 ^ half * (Kind::pairs ? 2 : 16);
 }
 
 template <class T>
@@ -43,14 +47,14 @@ __device__ __forceinline__ bool is_finite(T value) {
 // Returns whether all that this thread has brought are finite.
 template <class Kind, class T>
 __device__ __forceinline__ bool stage_weights(const Lines& g, int step, WeightStage<Kind>& stage) {
-  constexpr int results = warp_channels * Kind::warps, sources = Kind::depth;
+  constexpr int results = warp_channels * Kind::warps, sources = Kind::pairs ? 4 : Kind::depth;
   const bool sources_closer = g.weight_source < g.weight_result;
   bool finite = true;
 #pragma unroll 1
   for (int pair = threadIdx.x; pair < results * sources; pair += Kind::threads) {
     const int source = sources_closer ? pair % sources : pair / results;
     const int result = sources_closer ? pair / sources : pair % results;
-    const int channel = first_channel<Kind>(g) + result, of_group = Kind::depth * step + source;
+    const int channel = first_channel<Kind>(g) + result, of_group = sources * step + source;
     const bool exists = result < Kind::channels && of_group < Kind::width && channel < g.channels;
     const T* from = static_cast<const T*>(g.weight) + channel / Kind::width * g.weight_group +
                     channel % Kind::width * g.weight_result + of_group * g.weight_source;
@@ -58,14 +62,17 @@ __device__ __forceinline__ bool stage_weights(const Lines& g, int step, WeightSt
 #pragma unroll
     for (int tap = 0; tap < taps * taps; ++tap)
       values[tap] = exists ? from[tap / taps * g.weight_r + tap % taps * g.weight_s] : from_acc<T>(0);
+    for (const T value : values) finite &= is_finite(value);
     const int warp = result / warp_channels, n = result % warp_channels;
     const int tile = tile_of_channel<Kind>(n), half = source / 8;
-    const int lane = staged_lane(column_of_channel<Kind>(n) * 4 + source % 8 / 2, warp, tile, half);
-#pragma unroll
-    for (int tap = 0; tap < taps * taps; ++tap) {
-      finite &= is_finite(values[tap]);
-      reinterpret_cast<T*>(&stage.word[warp][tap][tile][half][lane])[source % 2] = values[tap];
+    if constexpr (Kind::pairs) {
+      stage_pair<Kind>(values, n, source, stage);
+      continue;
     }
+    const int lane = staged_lane<Kind>(column_of_channel<Kind>(n) * 4 + source % 8 / 2, warp, tile, half);
+#pragma unroll
+    for (int tap = 0; tap < taps * taps; ++tap)
+      reinterpret_cast<T*>(&stage.word[warp][tap][tile][half][lane])[source % 2] = values[tap];
   }
   return finite;
 }
@@ -75,14 +82,16 @@ template <class Kind, class T>
 __device__ __forceinline__ void stage_bias(const Lines& g, WeightStage<Kind>& stage) {
   for (int i = threadIdx.x; i < warp_channels * Kind::warps; i += Kind::threads) {
     const int channel = first_channel<Kind>(g) + i, n = i % warp_channels, column = column_of_channel<Kind>(n);
-    const int warp = i / warp_channels, at = tile_of_channel<Kind>(n) * 2 + column % 2;
     const bool exists = i < Kind::channels && channel < g.channels;
-    float bias = exists && g.bias ? to_acc(static_cast<const T*>(g.bias)[channel]) : 0;
-    if (exists && g.scale) {
-      bias = g.shift[channel];
-      reinterpret_cast<float*>(&stage.scale[warp][column / 2])[at] = g.scale[channel];
+    float bias = exists && g.bias ? to_acc(static_cast<const T*>(g.bias)[channel]) : 0, scale = 0;
+    if (exists && g.scale) bias = g.shift[channel], scale = g.scale[channel];
+    for (int lane = column / 2; lane < 4; lane += Kind::pairs ? 2 : 4) {  // both of a pair have the same channels
+      const auto set = [&](auto& of_warp, float value) {
+        reinterpret_cast<float*>(&of_warp[lane].of_tile[tile_of_channel<Kind>(n)])[column % 2] = value;
+      };
+      set(stage.bias[i / warp_channels], bias);
+      if (g.scale) set(stage.scale[i / warp_channels], scale);
     }
-    reinterpret_cast<float*>(&stage.bias[warp][column / 2])[at] = bias;
   }
 }
 
@@ -102,18 +111,20 @@ __device__ __forceinline__ void load_weights(const Lines& g, WeightStage<Kind>& 
     }
     Sync::weights();
 #pragma unroll
-    for (int tap = 0; tap < taps * taps; ++tap)
+    for (int tap = 0; tap < taps * Kind::operands; ++tap)
 #pragma unroll
-      for (int tile = 0; tile < 2; ++tile)
+      for (int tile = 0; tile < Kind::tiles; ++tile)
 #pragma unroll
         for (int half = 0; half < Kind::halves; ++half)
-          weights[step][tap][tile][half] = stage.word[warp][tap][tile][half][staged_lane(lane, warp, tile, half)];
+          weights[step][tap][tile][half] = stage.word[warp][tap][tile][half][staged_lane<Kind>(lane, warp, tile, half)];
   }
 }
 
-// Whether the block has weights that are not finite.
+// Whether results may be NaN that should not be: the block has weights that are not finite or, in pairs, the warp has
+// had such sums.
 template <class Kind>
-__device__ __forceinline__ bool has_special(const WeightStage<Kind>& stage) {
+__device__ __forceinline__ bool may_need_mending(const WeightStage<Kind>& stage, const Watch<Kind>& watch) {
+  if constexpr (Kind::pairs) return __any_sync(0xffffffffu, !(watch.products - watch.products == 0));
   bool special = false;
 #pragma unroll
   for (const int of_warp : stage.special) special |= of_warp != 0;
