@@ -38,7 +38,10 @@ namespace resnext::cuda::mma_nhwc {
 
 template <class Kind>
 struct Smem {
-  uint4 ring[Kind::teams][Kind::stages * stage_vectors<Kind>];
+  union {
+    uint4 ring[Kind::teams][Kind::stages * stage_vectors<Kind>];
+    uint4 packed_weights[packed_vectors<Kind>];  // before
+  };
   WeightStage<Kind> weights;
   Walk walk[Kind::teams];  // here, as registers are short
 };
@@ -105,7 +108,7 @@ __global__ void __launch_bounds__(Kind::threads, Kind::blocks) stream_lines(Line
     const Walk& walk = smem.walk[team];
     if (threadIdx.x % (32 * Kind::warps) == 0) smem.walk[team] = walk_of<Kind>(g);
     Weights<Kind> weights;
-    load_weights<Kind, T, Sync>(g, smem.weights, weights);
+    load_weights<Kind, T, Sync>(g, smem.packed_weights, smem.weights, weights);
     if (walk.segments == 0) return;
     const int warp = threadIdx.x / 32 % Kind::warps, t = threadIdx.x % 4;
     const Bias<Kind> bias{smem.weights.bias[warp][t], smem.weights.scale[warp][t]};
@@ -164,6 +167,7 @@ void share_out(Lines& g) {
 template <class T, class Kind, class Sync = Sync>
 void launch_lines(Lines g, void* stream) {
   share_out<Kind>(g);
+  pack_weights<Kind>(g);
   const int64_t count = blocks<Kind>(g, g.walk);
   if (count > 0) launch(stream_lines<T, Kind, Sync>, {count}, {Kind::threads}, sizeof(Smem<Kind>), stream, g);
 }

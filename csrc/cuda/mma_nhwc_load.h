@@ -20,6 +20,7 @@ struct Team {
   static constexpr int channels = width <= 8 ? 16 : width;           // that exist
   static constexpr int vectors = 2 * warps;                          // of 8 channels, of a pixel in the ring
   static constexpr int depth = width == 8 ? 8 : 16;                  // source channels of one mma; x columns in pairs
+  static constexpr int sources = pairs ? 4 : depth;                  // source channels of a step
   static constexpr int steps = width <= 8 ? 1 : warps;               // mmas over the source channels of a group
   static constexpr int halves = depth / 8;                           // of a step
   static constexpr int tiles = pairs ? 4 : 2;                        // of a warp's results, 8 columns each
@@ -100,6 +101,10 @@ struct Lines {
   const void *source, *weight, *bias;
   void* result;
   int64_t weight_result, weight_source, weight_group, weight_r, weight_s;
+  // Weights that can be read 16 bytes at a time, or null: of a step, pieces of so many vectors, so far apart in memory;
+  // and the strides of their copy in shared memory.
+  const void* packed;
+  int piece_vectors, piece_bytes, step_bytes, copy_first, copy_result, copy_source, copy_r, copy_s;
   int64_t source_row, result_row;  // lengths in bytes
   int64_t lower_half;              // bytes from the result of a tile's row m to that of m + 8
   int64_t copy_1, copy_2;          // bytes from the source of a lane's copy 2i to that of 2i + 1, and of 2i + 2

@@ -1,5 +1,7 @@
 #pragma once
 // How weights come to the registers of the tensor-core kernels; mma_nhwc.h says how it all fits together.
+#include <algorithm>
+
 #include "mma_nhwc_pairs.h"
 #include "numeric.h"
 
@@ -42,26 +44,34 @@ __device__ __forceinline__ bool is_finite(T value) {
   return to_acc(value) - to_acc(value) == 0;
 }
 
-// Brings one step's weights of the block's channels to shared memory, zeros for channels that do not exist. A thread
-// takes all taps of a pair of channels; of the two, those that are the closer ones in memory follow its neighbours'.
-// Returns whether all that this thread has brought are finite.
-template <class Kind, class T>
-__device__ __forceinline__ bool stage_weights(const Lines& g, int step, WeightStage<Kind>& stage) {
-  constexpr int results = warp_channels * Kind::warps, sources = Kind::pairs ? 4 : Kind::depth;
-  const bool sources_closer = g.weight_source < g.weight_result;
+// Where a step's weights of the block's channels are: as the user has them, or copied to shared memory.
+template <class T, class Stride>
+struct WeightOrder {
+  const T* first;
+  Stride result, source, group, r, s;
+};
+
+// Brings one step's weights of the block's channels to their places in the stage, zeros for channels that do not exist.
+// A thread takes all taps of a pair of channels; of the two, those that are the closer ones in memory follow its
+// neighbours'. Returns whether all that this thread has brought are finite.
+template <class Kind, class T, class Stride>
+__device__ __forceinline__ bool stage_weights(const Lines& g, const WeightOrder<T, Stride>& from,
+                                              WeightStage<Kind>& stage, int step) {
+  constexpr int results = warp_channels * Kind::warps, sources = Kind::sources;
+  const bool sources_closer = from.source < from.result;
   bool finite = true;
 #pragma unroll 1
   for (int pair = threadIdx.x; pair < results * sources; pair += Kind::threads) {
     const int source = sources_closer ? pair % sources : pair / results;
     const int result = sources_closer ? pair / sources : pair % results;
-    const int channel = first_channel<Kind>(g) + result, of_group = sources * step + source;
-    const bool exists = result < Kind::channels && of_group < Kind::width && channel < g.channels;
-    const T* from = static_cast<const T*>(g.weight) + channel / Kind::width * g.weight_group +
-                    channel % Kind::width * g.weight_result + of_group * g.weight_source;
+    const bool exists = result < Kind::channels && sources * step + source < Kind::width &&
+                        first_channel<Kind>(g) + result < g.channels;
+    const T* of_pair =
+        from.first + result / Kind::width * from.group + result % Kind::width * from.result + source * from.source;
     T values[taps * taps];
 #pragma unroll
     for (int tap = 0; tap < taps * taps; ++tap)
-      values[tap] = exists ? from[tap / taps * g.weight_r + tap % taps * g.weight_s] : from_acc<T>(0);
+      values[tap] = exists ? of_pair[tap / taps * from.r + tap % taps * from.s] : from_acc<T>(0);
     for (const T value : values) finite &= is_finite(value);
     const int warp = result / warp_channels, n = result % warp_channels;
     const int tile = tile_of_channel<Kind>(n), half = source / 8;
@@ -75,6 +85,49 @@ __device__ __forceinline__ bool stage_weights(const Lines& g, int step, WeightSt
       reinterpret_cast<T*>(&stage.word[warp][tap][tile][half][lane])[source % 2] = values[tap];
   }
   return finite;
+}
+
+// Vectors of a step's weights.
+template <class Kind>
+constexpr int packed_vectors = Kind::channels * Kind::sources * taps * taps / 8;
+
+// Whether the weights are as a convolution has them, in KCRS or KRSC order, so that they can be copied 16 bytes at a
+// time; and how. A block has all weights of its groups, one after the other, and a step of them all if there is only
+// one. Else it has the source channels of 16: whole rows of the weight in dgrad, a piece of each row in fprop or, in
+// KRSC order, of each tap.
+template <class Kind>
+void pack_weights(Lines& g) {
+  constexpr int filter = taps * taps, width = Kind::width, sources = Kind::sources;
+  const bool turned = g.weight_s < 0, rows_are_results = g.weight_source < g.weight_result;
+  const int64_t row = std::max(g.weight_result, g.weight_source), channel = std::min(g.weight_result, g.weight_source);
+  const int64_t r = turned ? -g.weight_r : g.weight_r, s = turned ? -g.weight_s : g.weight_s;
+  const bool kcrs = channel == filter && r == taps && s == 1, krsc = channel == 1 && r == taps * width && s == width;
+  const uint16_t* first = static_cast<const uint16_t*>(g.weight) - (turned ? 2 * (r + s) : 0);
+  const bool whole = reinterpret_cast<uintptr_t>(first) % 16 == 0 && row == filter * width;
+  g.packed = whole && (kcrs || krsc) && g.weight_group == width * row ? first : nullptr;
+  const int of_row = Kind::steps > 1 && rows_are_results ? sources : width;  // channels of a row in the copy
+  const int copy_row = filter * of_row, copy_channel = kcrs ? filter : 1, sign = turned ? -1 : 1;
+  g.copy_r = sign * taps * (kcrs ? 1 : of_row);
+  g.copy_s = sign * (kcrs ? 1 : of_row);
+  g.copy_first = turned ? -2 * (g.copy_r + g.copy_s) : 0;
+  g.copy_result = rows_are_results ? copy_row : copy_channel;
+  g.copy_source = rows_are_results ? copy_channel : copy_row;
+  const int piece = of_row == width ? 8 * packed_vectors<Kind> : kcrs ? copy_row : of_row;  // elements
+  g.piece_vectors = piece / 8;
+  g.piece_bytes = 2 * (kcrs ? filter * width : width);
+  g.step_bytes = 2 * sources * (rows_are_results ? copy_channel : filter * width);
+}
+
+template <class Kind>
+__device__ __forceinline__ void copy_weights(const Lines& g, int step, uint4* to) {
+  const int channel = first_channel<Kind>(g), vectors = Kind::sources * taps * taps / 8;
+  const int count = Kind::pairs ? min(Kind::channels, g.channels - channel) / 2 * (taps * taps)
+                                : min(Kind::channels, g.channels - channel) * vectors;
+  const void* from = advance(g.packed, 2 * (channel / Kind::width * g.weight_group) + step * g.step_bytes);
+#pragma unroll 1
+  for (int i = threadIdx.x; i < count; i += Kind::threads)
+    ptx::cp_async<16>(to + i, advance(from, i / g.piece_vectors * g.piece_bytes + i % g.piece_vectors * 16));
+  ptx::cp_async_wait_all();
 }
 
 // Brings the bias of the block's channels to shared memory, or scale and shift; zeros for channels that do not exist.
@@ -95,16 +148,28 @@ __device__ __forceinline__ void stage_bias(const Lines& g, WeightStage<Kind>& st
   }
 }
 
-// The warp's weights.
+// The warp's weights. `copy`: room for those of a step.
 template <class Kind, class T, class Sync>
-__device__ __forceinline__ void load_weights(const Lines& g, WeightStage<Kind>& stage, Weights<Kind>& weights) {
+__device__ __forceinline__ void load_weights(const Lines& g, uint4* copy, WeightStage<Kind>& stage,
+                                             Weights<Kind>& weights) {
   const int lane = threadIdx.x % 32, of_block = threadIdx.x / 32, warp = of_block % Kind::warps;
   bool finite = true;
   stage_bias<Kind, T>(g, stage);
 #pragma unroll
   for (int step = 0; step < Kind::steps; ++step) {
-    if (step > 0) Sync::weights();  // all have read those of the step before
-    finite &= stage_weights<Kind, T>(g, step, stage);
+    if (g.packed) copy_weights<Kind>(g, step, copy);
+    if (g.packed || step > 0) Sync::weights();  // and all have read those of the step before
+    if (g.packed) {
+      const WeightOrder<T, int> from{reinterpret_cast<const T*>(copy) + g.copy_first, g.copy_result, g.copy_source,
+                                     Kind::width * Kind::width * taps * taps,         g.copy_r,      g.copy_s};
+      finite &= stage_weights<Kind>(g, from, stage, step);
+    } else {
+      const T* first = static_cast<const T*>(g.weight) + first_channel<Kind>(g) / Kind::width * g.weight_group +
+                       Kind::sources * step * g.weight_source;
+      const WeightOrder<T, int64_t> from{first,          g.weight_result, g.weight_source,
+                                         g.weight_group, g.weight_r,      g.weight_s};
+      finite &= stage_weights<Kind>(g, from, stage, step);
+    }
     if (step == Kind::steps - 1) {
       const bool special = __any_sync(0xffffffffu, !finite);
       if (lane == 0) stage.special[of_block] = special;

@@ -71,6 +71,7 @@ bool tell(const void* input, void* output) {
   const float* size = static_cast<const float*>(input);
   Lines g = lines<Kind>(static_cast<int>(size[0]), static_cast<int>(size[1]), static_cast<int>(size[2]));
   cuda::mma_nhwc::share_out<Kind>(g);
+  cuda::mma_nhwc::pack_weights<Kind>(g);
   std::memcpy(output, &g, sizeof(g));
   return true;
 }
