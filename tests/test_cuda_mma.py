@@ -186,6 +186,27 @@ def test_misaligned_tensors_run_another_kernel(pass_name, stride, width, misalig
     np.testing.assert_array_equal(arrays["result"].reshape(expected.shape), expected)
 
 
+@pytest.mark.parametrize("weight", ["misaligned", "RSKC"])
+@pytest.mark.parametrize(("pass_name", "stride", "width"), KERNELS)
+def test_weights_that_cannot_be_read_16_bytes_at_a_time(pass_name, stride, width, weight):
+    problem, dtype = a_problem(width, stride, 5, 6), "f16"
+    first, second, _, _ = kernels.exact_case(pass_name, problem, dtype)
+    expected = kernels.reference(pass_name, problem, first, second).transpose(0, 2, 3, 1)
+    result = kernels.flatten(np.zeros(expected.shape), dtype, "NCHW")
+    if weight == "RSKC":
+        k, c = second.shape[:2]
+        stored, strides = kernels.flatten(second.transpose(2, 3, 0, 1), dtype, "KCRS"), [c, 1, 3 * k * c, k * c]
+    else:
+        strides = kernels.weight_strides(problem, "KCRS")
+        stored = kernels.flatten(np.pad(second.ravel(), (1, 0))[:, None, None, None], dtype, "KCRS")[1:]
+        assert stored.ctypes.data % 16 == 2
+    source, bias = kernels.flatten(first, dtype, "NHWC"), [None] if pass_name == "fprop" else []
+    kernel = name_of(pass_name, stride, width, dtype)
+    arrays = source, stored, strides, *bias, result
+    assert getattr(_testing_cuda, pass_name)(shape_of(problem), dtype, "NHWC", *arrays, 1) == kernel
+    np.testing.assert_array_equal(result.reshape(expected.shape), expected)
+
+
 @st.composite
 def mma_problems(draw):
     pass_name, stride, width = draw(st.sampled_from(KERNELS))

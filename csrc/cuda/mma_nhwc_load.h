@@ -101,8 +101,8 @@ struct Lines {
   const void *source, *weight, *bias;
   void* result;
   int64_t weight_result, weight_source, weight_group, weight_r, weight_s;
-  // Weights that can be read 16 bytes at a time, or null: of a step, pieces of so many vectors, so far apart in memory;
-  // and the strides of their copy in shared memory.
+  // Weights that can be copied 16 bytes at a time, or null: of a step, pieces of so many vectors, so far apart in
+  // memory; and the strides of the copy in shared memory.
   const void* packed;
   int piece_vectors, piece_bytes, step_bytes, copy_first, copy_result, copy_source, copy_r, copy_s;
   int64_t source_row, result_row;  // lengths in bytes

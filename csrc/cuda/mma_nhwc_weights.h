@@ -44,21 +44,77 @@ __device__ __forceinline__ bool is_finite(T value) {
   return to_acc(value) - to_acc(value) == 0;
 }
 
-// Where a step's weights of the block's channels are: as the user has them, or copied to shared memory.
-template <class T, class Stride>
-struct WeightOrder {
-  const T* first;
-  Stride result, source, group, r, s;
-};
+// Vectors of a step's weights.
+template <class Kind>
+constexpr int packed_vectors = Kind::channels * Kind::sources * taps * taps / 8;
 
-// Brings one step's weights of the block's channels to their places in the stage, zeros for channels that do not exist.
-// A thread takes all taps of a pair of channels; of the two, those that are the closer ones in memory follow its
-// neighbours'. Returns whether all that this thread has brought are finite.
-template <class Kind, class T, class Stride>
-__device__ __forceinline__ bool stage_weights(const Lines& g, const WeightOrder<T, Stride>& from,
-                                              WeightStage<Kind>& stage, int step) {
+// How weights are copied to shared memory: 16 bytes at a time if they are dense, aligned and in KCRS or KRSC order,
+// else one by one. A block has all weights of its groups, one after the other, and a step of them all if there is only
+// one. Else it has the source channels of 16: whole rows of the weight in dgrad, a piece of each row in fprop or, in
+// KRSC order, of each tap.
+template <class Kind>
+void pack_weights(Lines& g) {
+  constexpr int filter = taps * taps, width = Kind::width, sources = Kind::sources;
+  const bool turned = g.weight_s < 0, rows_are_results = g.weight_source < g.weight_result;
+  const int64_t row = std::max(g.weight_result, g.weight_source), channel = std::min(g.weight_result, g.weight_source);
+  const int64_t r = turned ? -g.weight_r : g.weight_r, s = turned ? -g.weight_s : g.weight_s;
+  const bool kcrs = channel == filter && r == taps && s == 1, krsc = channel == 1 && r == taps * width && s == width;
+  const uint16_t* first = static_cast<const uint16_t*>(g.weight) - (turned ? 2 * (r + s) : 0);
+  const bool aligned = reinterpret_cast<uintptr_t>(first) % 16 == 0;
+  const bool dense = row == filter * width && g.weight_group == width * row;
+  g.packed = aligned && dense && (kcrs || krsc) ? first : nullptr;
+  const int of_row = Kind::steps > 1 && rows_are_results ? sources : width;  // channels of a row in the copy
+  const int copy_row = filter * of_row, copy_channel = krsc ? 1 : filter, sign = turned ? -1 : 1;
+  g.copy_r = sign * taps * (krsc ? of_row : 1);
+  g.copy_s = sign * (krsc ? of_row : 1);
+  g.copy_first = turned ? -2 * (g.copy_r + g.copy_s) : 0;
+  g.copy_result = rows_are_results ? copy_row : copy_channel;
+  g.copy_source = rows_are_results ? copy_channel : copy_row;
+  const int piece = of_row == width ? 8 * packed_vectors<Kind> : krsc ? of_row : copy_row;  // elements
+  g.piece_vectors = piece / 8;
+  g.piece_bytes = 2 * (krsc ? width : filter * width);
+  g.step_bytes = 2 * sources * (rows_are_results ? copy_channel : filter * width);
+}
+
+// Where the copy has the first tap of a pair of channels: of the block, and of the step.
+template <class Kind>
+__device__ __forceinline__ int copied_weight(const Lines& g, int result, int source) {
+  constexpr int group = Kind::width * Kind::width * taps * taps;
+  return g.copy_first + result / Kind::width * group + result % Kind::width * g.copy_result + source * g.copy_source;
+}
+
+// Copies one step's weights of the block's channels to shared memory.
+template <class Kind, class T>
+__device__ __forceinline__ void copy_weights(const Lines& g, int step, T* copy) {
+  constexpr int of_channel = Kind::sources * taps * taps;
+  const int channel = first_channel<Kind>(g), count = min(Kind::channels, g.channels - channel) * of_channel;
+  const int64_t group = channel / Kind::width * g.weight_group;
+  if (g.packed) {
+    const T* from = advance(static_cast<const T*>(g.packed) + group, step * g.step_bytes);
+#pragma unroll 1
+    for (int i = threadIdx.x; i < count / 8; i += Kind::threads)
+      ptx::cp_async<16>(copy + 8 * i, advance(from, i / g.piece_vectors * g.piece_bytes + i % g.piece_vectors * 16));
+    ptx::cp_async_wait_all();
+  } else {
+    const T* from = static_cast<const T*>(g.weight) + group + Kind::sources * step * g.weight_source;
+#pragma unroll 1
+    for (int i = threadIdx.x; i < count; i += Kind::threads) {
+      const int result = i / of_channel, source = i % of_channel / (taps * taps), r = i % (taps * taps) / taps,
+                s = i % taps;
+      copy[copied_weight<Kind>(g, result, source) + r * g.copy_r + s * g.copy_s] =
+          from[result / Kind::width * g.weight_group + result % Kind::width * g.weight_result +
+               source * g.weight_source + r * g.weight_r + s * g.weight_s];
+    }
+  }
+}
+
+// Puts one step's weights of the block's channels, from their copy, to their places in the stage, zeros for channels
+// that do not exist. A thread takes all taps of a pair of channels; of the two, those that are the closer ones in the
+// copy follow its neighbours'. Returns whether all that this thread has put are finite.
+template <class Kind, class T>
+__device__ __forceinline__ bool stage_weights(const Lines& g, int step, const T* copy, WeightStage<Kind>& stage) {
   constexpr int results = warp_channels * Kind::warps, sources = Kind::sources;
-  const bool sources_closer = from.source < from.result;
+  const bool sources_closer = g.copy_source < g.copy_result;
   bool finite = true;
 #pragma unroll 1
   for (int pair = threadIdx.x; pair < results * sources; pair += Kind::threads) {
@@ -66,12 +122,11 @@ __device__ __forceinline__ bool stage_weights(const Lines& g, const WeightOrder<
     const int result = sources_closer ? pair / sources : pair % results;
     const bool exists = result < Kind::channels && sources * step + source < Kind::width &&
                         first_channel<Kind>(g) + result < g.channels;
-    const T* of_pair =
-        from.first + result / Kind::width * from.group + result % Kind::width * from.result + source * from.source;
+    const T* of_pair = copy + copied_weight<Kind>(g, result, source);
     T values[taps * taps];
 #pragma unroll
     for (int tap = 0; tap < taps * taps; ++tap)
-      values[tap] = exists ? of_pair[tap / taps * from.r + tap % taps * from.s] : from_acc<T>(0);
+      values[tap] = exists ? of_pair[tap / taps * g.copy_r + tap % taps * g.copy_s] : from_acc<T>(0);
     for (const T value : values) finite &= is_finite(value);
     const int warp = result / warp_channels, n = result % warp_channels;
     const int tile = tile_of_channel<Kind>(n), half = source / 8;
@@ -85,49 +140,6 @@ __device__ __forceinline__ bool stage_weights(const Lines& g, const WeightOrder<
       reinterpret_cast<T*>(&stage.word[warp][tap][tile][half][lane])[source % 2] = values[tap];
   }
   return finite;
-}
-
-// Vectors of a step's weights.
-template <class Kind>
-constexpr int packed_vectors = Kind::channels * Kind::sources * taps * taps / 8;
-
-// Whether the weights are as a convolution has them, in KCRS or KRSC order, so that they can be copied 16 bytes at a
-// time; and how. A block has all weights of its groups, one after the other, and a step of them all if there is only
-// one. Else it has the source channels of 16: whole rows of the weight in dgrad, a piece of each row in fprop or, in
-// KRSC order, of each tap.
-template <class Kind>
-void pack_weights(Lines& g) {
-  constexpr int filter = taps * taps, width = Kind::width, sources = Kind::sources;
-  const bool turned = g.weight_s < 0, rows_are_results = g.weight_source < g.weight_result;
-  const int64_t row = std::max(g.weight_result, g.weight_source), channel = std::min(g.weight_result, g.weight_source);
-  const int64_t r = turned ? -g.weight_r : g.weight_r, s = turned ? -g.weight_s : g.weight_s;
-  const bool kcrs = channel == filter && r == taps && s == 1, krsc = channel == 1 && r == taps * width && s == width;
-  const uint16_t* first = static_cast<const uint16_t*>(g.weight) - (turned ? 2 * (r + s) : 0);
-  const bool whole = reinterpret_cast<uintptr_t>(first) % 16 == 0 && row == filter * width;
-  g.packed = whole && (kcrs || krsc) && g.weight_group == width * row ? first : nullptr;
-  const int of_row = Kind::steps > 1 && rows_are_results ? sources : width;  // channels of a row in the copy
-  const int copy_row = filter * of_row, copy_channel = kcrs ? filter : 1, sign = turned ? -1 : 1;
-  g.copy_r = sign * taps * (kcrs ? 1 : of_row);
-  g.copy_s = sign * (kcrs ? 1 : of_row);
-  g.copy_first = turned ? -2 * (g.copy_r + g.copy_s) : 0;
-  g.copy_result = rows_are_results ? copy_row : copy_channel;
-  g.copy_source = rows_are_results ? copy_channel : copy_row;
-  const int piece = of_row == width ? 8 * packed_vectors<Kind> : kcrs ? copy_row : of_row;  // elements
-  g.piece_vectors = piece / 8;
-  g.piece_bytes = 2 * (kcrs ? filter * width : width);
-  g.step_bytes = 2 * sources * (rows_are_results ? copy_channel : filter * width);
-}
-
-template <class Kind>
-__device__ __forceinline__ void copy_weights(const Lines& g, int step, uint4* to) {
-  const int channel = first_channel<Kind>(g), vectors = Kind::sources * taps * taps / 8;
-  const int count = Kind::pairs ? min(Kind::channels, g.channels - channel) / 2 * (taps * taps)
-                                : min(Kind::channels, g.channels - channel) * vectors;
-  const void* from = advance(g.packed, 2 * (channel / Kind::width * g.weight_group) + step * g.step_bytes);
-#pragma unroll 1
-  for (int i = threadIdx.x; i < count; i += Kind::threads)
-    ptx::cp_async<16>(to + i, advance(from, i / g.piece_vectors * g.piece_bytes + i % g.piece_vectors * 16));
-  ptx::cp_async_wait_all();
 }
 
 // Brings the bias of the block's channels to shared memory, or scale and shift; zeros for channels that do not exist.
@@ -157,19 +169,10 @@ __device__ __forceinline__ void load_weights(const Lines& g, uint4* copy, Weight
   stage_bias<Kind, T>(g, stage);
 #pragma unroll
   for (int step = 0; step < Kind::steps; ++step) {
-    if (g.packed) copy_weights<Kind>(g, step, copy);
-    if (g.packed || step > 0) Sync::weights();  // and all have read those of the step before
-    if (g.packed) {
-      const WeightOrder<T, int> from{reinterpret_cast<const T*>(copy) + g.copy_first, g.copy_result, g.copy_source,
-                                     Kind::width * Kind::width * taps * taps,         g.copy_r,      g.copy_s};
-      finite &= stage_weights<Kind>(g, from, stage, step);
-    } else {
-      const T* first = static_cast<const T*>(g.weight) + first_channel<Kind>(g) / Kind::width * g.weight_group +
-                       Kind::sources * step * g.weight_source;
-      const WeightOrder<T, int64_t> from{first,          g.weight_result, g.weight_source,
-                                         g.weight_group, g.weight_r,      g.weight_s};
-      finite &= stage_weights<Kind>(g, from, stage, step);
-    }
+    T* of_step = reinterpret_cast<T*>(copy);
+    copy_weights<Kind>(g, step, of_step);
+    Sync::weights();  // and all have read those of the step before
+    finite &= stage_weights<Kind>(g, step, of_step, stage);
     if (step == Kind::steps - 1) {
       const bool special = __any_sync(0xffffffffu, !finite);
       if (lane == 0) stage.special[of_block] = special;
