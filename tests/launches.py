@@ -151,48 +151,18 @@ def mma_wgrad_kernels():
             yield "mma_wgrad_f16", f"wgrad_mma<f16, {kind}, Sync>", threads, 65536, integers
 
 
-def lines_launch(width, images, source, result):
-    """What launch_lines of mma_nhwc.h gives its kernel for one block of channels, by the maps' sizes."""
-    channels = max(16, width)
-    rows, columns = (min(a, b) for a, b in zip(source, result, strict=True))
-    whole, tile = 32 if width == 4 else 16, 4
-    while tile <= columns and tile < whole:
-        tile *= 2
-    spread = 2 if result > source else 1
-
-    def further(pixels, shape, pixel):
-        """Bytes from a pixel of a tile to the one so many later."""
-        return 2 * channels * (pixels // tile * shape[0] * shape[1] + pixels % tile * pixel)
-
-    return {
-        **{
-            "bias": 0,
-            "scale": 0,
-            "relu": 0,
-            "images": images,
-            "channels": channels,
-            "channel_blocks": 1,
-            "strips": -(-columns // whole),
-        },
-        **{"weight_s": 1, "weight_r": 3, "weight_source": 9, "weight_result": 9 * width, "weight_group": 9 * width**2},
-        **{"rows": source[0], "columns": source[1], "result_rows": result[0], "result_columns": result[1]},
-        **{"source_row": 2 * source[1] * channels, "result_row": 2 * result[1] * channels},
-        **{"lower_half": further(whole // 2, result, spread)},
-        **{"next_8": further(8, source, 1), "next_16": further(16, source, 1)},
-        **{"tile_columns": tile, "tile_images": whole // tile, "runs": 1, "run_rows": rows, "walk": 1},
-    }
+def lines_launch(kind, images, rows, columns):
+    """What launch_lines of mma_nhwc.h gives its kernel for one block of channels, by the source's size."""
+    values = told("Lines", f"mma_nhwc/plan/{kind}", images, rows, columns)
+    assert values["channel_blocks"] == values["runs"] == 1
+    return {**values, "bias": 0, "scale": 0}
 
 
 def lines_kernels():
     """Rows for CORRECT: two teams with work, borders, more rows than the ring has stages; a map that fills no tile."""
-    for width in (8, 16):
+    for width in (4, 8, 16):
         for kind in (f"Gather<{width}, 1>", f"Gather<{width}, 2>", f"Spread<{width}>"):
-            for images, small in ((2, (3, 9)), (3, (5, 7))):
-                large = tuple(2 * size for size in small)
-                source, result = (large if ", 2>" in kind else small), (large if "Spread" in kind else small)
-                integers = lines_launch(width, images, source, result)
+            wide = (2, 3, 17) if width == 4 and "Gather" in kind else (2, 3, 9)  # a tile of one image
+            for images, *small in (wide, (3, 5, 7)):
+                integers = lines_launch(kind, images, *(2 * size if ", 2>" in kind else size for size in small))
                 yield "mma_nhwc", f"stream_lines<f16, {kind}, Sync>", 128, 80896, integers
-    for fused in ("false", "true"):
-        for images, size in ((2, (3, 17)), (5, (5, 7))):
-            integers = lines_launch(4, images, size, size)
-            yield "mma_nhwc", f"stream_pairs<f16, {fused}, Sync>", 128, 15104, integers

@@ -14,7 +14,7 @@ from tests import test_kernels as kernels
 from tests import tolerance
 from tests.test_kernels import accepting, launch, operands, shape_of
 
-WIDTHS = {1: (4, 8, 16, 32, 64), 2: (8, 16, 32, 64)}  # of the groups, by stride
+WIDTHS = {1: (4, 8, 16, 32, 64), 2: (4, 8, 16, 32, 64)}  # of the groups, by stride
 DTYPES = ("f16", "bf16")
 # (pass, stride, width) of every kernel, which has one for either dtype
 KERNELS = [
@@ -23,7 +23,7 @@ KERNELS = [
 LAYERS = {
     problem.name: problem
     for problem in {*resnext50_32x4d, *resnext101_32x8d}
-    if problem.c // problem.groups in WIDTHS[problem.stride[0]]  # groups of 4 have no such kernel at stride 2
+    if problem.c // problem.groups in WIDTHS[problem.stride[0]]
 }
 
 
@@ -156,8 +156,8 @@ def test_what_the_kernels_refuse(pass_name, stride, width):
         ):
             assert reason(Problem(**{**vars(problem), **other})) == why
         if width == 4:
-            odd = {"c": 20, "k": 20, "groups": 5}
-            assert reason(Problem(**{**vars(problem), **odd})) == "channels are no multiple of 8"
+            odd = Problem(2, 12, 5, 6, 12, groups=3, stride=(stride, stride))
+            assert reason(odd) == "the channels of a pixel are no multiple of 16 bytes"
 
 
 @pytest.mark.parametrize("misaligned", ["source", "result"])
@@ -186,11 +186,32 @@ def test_misaligned_tensors_run_another_kernel(pass_name, stride, width, misalig
     np.testing.assert_array_equal(arrays["result"].reshape(expected.shape), expected)
 
 
+@pytest.mark.parametrize("weight", ["misaligned", "RSKC"])
+@pytest.mark.parametrize(("pass_name", "stride", "width"), KERNELS)
+def test_weights_that_cannot_be_read_16_bytes_at_a_time(pass_name, stride, width, weight):
+    problem, dtype = a_problem(width, stride, 5, 6), "f16"
+    first, second, _, _ = kernels.exact_case(pass_name, problem, dtype)
+    expected = kernels.reference(pass_name, problem, first, second).transpose(0, 2, 3, 1)
+    result = kernels.flatten(np.zeros(expected.shape), dtype, "NCHW")
+    if weight == "RSKC":
+        k, c = second.shape[:2]
+        stored, strides = kernels.flatten(second.transpose(2, 3, 0, 1), dtype, "KCRS"), [c, 1, 3 * k * c, k * c]
+    else:
+        strides = kernels.weight_strides(problem, "KCRS")
+        stored = kernels.flatten(np.pad(second.ravel(), (1, 0))[:, None, None, None], dtype, "KCRS")[1:]
+        assert stored.ctypes.data % 16 == 2
+    source, bias = kernels.flatten(first, dtype, "NHWC"), [None] if pass_name == "fprop" else []
+    kernel = name_of(pass_name, stride, width, dtype)
+    arrays = source, stored, strides, *bias, result
+    assert getattr(_testing_cuda, pass_name)(shape_of(problem), dtype, "NHWC", *arrays, 1) == kernel
+    np.testing.assert_array_equal(result.reshape(expected.shape), expected)
+
+
 @st.composite
 def mma_problems(draw):
     pass_name, stride, width = draw(st.sampled_from(KERNELS))
     h, w, images, count = (draw(st.integers(1, most)) for most in (40, 40, 5, 3))
-    count *= 2 if width == 4 else 1
+    count *= 2 if width == 4 else 1  # a pixel is whole vectors of 8 channels
     return pass_name, Problem(images, width * count, h, w, width * count, groups=count, stride=(stride, stride))
 
 
@@ -203,13 +224,8 @@ def test_random_problems(case, dtype, weight, seed):
 
 
 # (kernel, channels of a block, width, elements of the result for one of the source)
-PROBES = {
-    "mma_4": (16, 4, 1),
-    "mma_8": (16, 8, 1),
-    "mma_32": (32, 32, 1),
-    "mma_32_s2": (32, 32, 1),
-    "spread_32": (32, 32, 4),
-}
+PROBES = {"mma_8": (16, 8, 1), "mma_32": (32, 32, 1), "mma_32_s2": (32, 32, 1), "spread_32": (32, 32, 4)}
+PROBES |= {"mma_4": (16, 4, 1), "mma_4_s2": (16, 4, 1), "spread_4": (16, 4, 4)}
 
 
 def probe(kernel, bug, seed):
@@ -224,7 +240,7 @@ def probe(kernel, bug, seed):
 BUGS = ["no_barrier_after_weights", "no_async_wait", "async_wait_too_lax"]
 # ldmatrix brings the lanes of a warp together, so the missing barrier of a team of one is for test_races.py to find.
 CAUGHT = [(kernel, bug) for kernel in PROBES for bug in BUGS]
-CAUGHT += [(kernel, "no_team_barrier") for kernel in PROBES if "32" in kernel]
+CAUGHT += [(kernel, "no_team_barrier") for kernel in PROBES if kernel != "mma_8"]
 
 
 @pytest.mark.parametrize("seed", range(1, 9))

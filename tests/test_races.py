@@ -58,9 +58,9 @@ FAULTY_ROWS = {
 ROWS_FAULTS = ("NoBarrierAfterWeights", "NoSyncwarp", "NoAsyncWait", "AsyncWaitTooLax")
 FAULTY_WGRAD = {layout: wgrad_launch(8, 1, layout, 1, 4, 28) for layout in ("Nhwc", "Nchw")}
 FAULTY_LINES = {
-    "stream_pairs": (128, lines_launch(4, 2, (4, 17), (4, 17))),
-    "Gather<8, 1>": (128, lines_launch(8, 2, (5, 9), (5, 9))),
-    "Gather<32, 1>": (512, lines_launch(32, 2, (5, 9), (5, 9))),
+    "Gather<4, 1>": (128, lines_launch("Gather<4, 1>", 2, 5, 17)),
+    "Gather<8, 1>": (128, lines_launch("Gather<8, 1>", 2, 5, 9)),
+    "Gather<32, 1>": (512, lines_launch("Gather<32, 1>", 2, 5, 9)),
 }
 # The barrier after the weights is for test_cuda_mma.py.
 LINES_FAULTS = ("NoTeamBarrier", "NoAsyncWait", "AsyncWaitTooLax")
@@ -85,10 +85,9 @@ FAULTS = [
     *(("mma_wgrad_bugs", f"wgrad_mma<f16, {kind}, {fault}>", "potential_race") for kind, fault in MMA_WGRAD_FAULTS),
     *(
         ("mma_bugs", f"stream_lines<f16, {kind}, {fault}>", "potential_race")
-        for kind in ("Gather<8, 1>", "Gather<32, 1>")
+        for kind in FAULTY_LINES
         for fault in LINES_FAULTS
     ),
-    *(("mma_bugs", f"stream_pairs<f16, false, {fault}>", "potential_race") for fault in LINES_FAULTS),
     *race_planes.faulty(),
     *(("rows_nchw_bugs", f"stream_tiles<Gw<16, 2>, {fault}>", "potential_race") for fault in TILES_FAULTS),
     *(
@@ -207,14 +206,13 @@ NOT_VERIFIED = {
     f"stream_tiles<{kind}, Sync>": "the code of the other widths, in too many threads and channels to be run in time"
     for kind in ("Gw<32, 1>", "Gw<32, 2>", "Spread<32>")
 }
-LINES_KINDS = {width: (f"Gather<{width}, 1>", f"Gather<{width}, 2>", f"Spread<{width}>") for width in (8, 16, 32, 64)}
+LINES_KINDS = {
+    width: (f"Gather<{width}, 1>", f"Gather<{width}, 2>", f"Spread<{width}>") for width in (4, 8, 16, 32, 64)
+}
 NOT_VERIFIED |= {
     f"stream_lines<bf16, {kind}, Sync>": "the code of f16 but for mma's type"
     for kinds in LINES_KINDS.values()
     for kind in kinds
-}
-NOT_VERIFIED |= {
-    f"stream_pairs<bf16, {fused}, Sync>": "the code of f16 but for mma's type" for fused in ("false", "true")
 }
 NOT_VERIFIED |= {
     f"stream_lines<f16, {kind}, Sync>": "the code of widths 8 and 16 but for the size of teams, and minutes each"

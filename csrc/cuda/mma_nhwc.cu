@@ -21,7 +21,7 @@ const char* why_not(const Problem& problem) {
   if (s.dilation_h != 1 || s.dilation_w != 1) return "dilation 1 only";
   if (problem.architecture < 80) return "needs compute capability 8.0";
   if (problem.alignment < 16) return "activations are not 16-byte aligned";
-  if (s.c % 8 != 0) return "channels are no multiple of 8";
+  if (s.c % 8 != 0) return "the channels of a pixel are no multiple of 16 bytes";
   return std::max({s.n, s.h, s.w, s.c}) >= 1 << 30 ? "2^30 images, rows, columns or channels" : nullptr;
 }
 
@@ -76,17 +76,14 @@ Lines lines(const DgradArgs& args) {
 template <DType dtype>
 using Element = std::conditional_t<dtype == DType::f16, __half, __nv_bfloat16>;
 
-template <int width, int stride>
-using Gathering = std::conditional_t<width == 4, Pairs, Gather<width, stride>>;
-
 template <DType dtype, int width, int stride>
 void fprop(const FpropArgs& args) {
-  launch_lines<Element<dtype>, Gathering<width, stride>>(lines<width>(args), args.launch.stream);
+  launch_lines<Element<dtype>, Gather<width, stride>>(lines<width>(args), args.launch.stream);
 }
 
 template <DType dtype, int width, int stride>
 void dgrad(const DgradArgs& args) {
-  using Kind = std::conditional_t<stride == 1, Gathering<width, 1>, Spread<width>>;
+  using Kind = std::conditional_t<stride == 1, Gather<width, 1>, Spread<width>>;
   launch_lines<Element<dtype>, Kind>(lines<width>(args), args.launch.stream);
 }
 
@@ -110,6 +107,10 @@ template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 4, 1>(const char* nam
 template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 4, 1>(const char* name);
 template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 4, 1>(const char* name);
 template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 4, 1>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 4, 2>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 4, 2>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 4, 2>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 4, 2>(const char* name);
 template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 8, 1>(const char* name);
 template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 8, 1>(const char* name);
 template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 8, 1>(const char* name);

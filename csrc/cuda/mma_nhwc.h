@@ -1,5 +1,5 @@
 #pragma once
-// Tensor-core fprop and dgrad in fp16 and bf16, NHWC, 3x3, padding 1, groups of 8, 16, 32 or 64 channels:
+// Tensor-core fprop and dgrad in fp16 and bf16, NHWC, 3x3, padding 1, groups of 4, 8, 16, 32 or 64 channels:
 //
 //   fprop  output[n,p,q,k]     = bias[k] + sum over r,s,c of input[n,t*p+r-1,t*q+s-1,c]     * weight[k,c,r,s]
 //   dgrad  grad_input[n,h,w,c] =           sum over r,s,k of grad_output[n,h+1-r,w+1-s,k]   * weight[k,c,r,s]
@@ -32,14 +32,16 @@
 // Limits: compute capability 8.0; activations are 16-byte aligned; all sizes are less than 2^30.
 #include "launch.h"
 #include "mma_nhwc_edges.h"
-#include "mma_nhwc_pairs.h"
 #include "mma_nhwc_stride2.h"
 
 namespace resnext::cuda::mma_nhwc {
 
 template <class Kind>
 struct Smem {
-  uint4 ring[Kind::teams][Kind::stages * stage_vectors<Kind>];
+  union {
+    uint4 ring[Kind::teams][Kind::stages * stage_vectors<Kind>];
+    uint4 packed_weights[packed_vectors<Kind>];  // before
+  };
   WeightStage<Kind> weights;
   Walk walk[Kind::teams];  // here, as registers are short
 };
@@ -48,7 +50,7 @@ struct Smem {
 // three places that take turns, as do the three stages of the ring: the loop is unrolled by three.
 template <class Kind, class T, class Sync>
 __device__ __forceinline__ void stream_stride1(const Lines& g, const Walk& walk, const Weights<Kind>& weights,
-                                               const Bias<Kind>& bias, uint4* stages) {
+                                               const Bias<Kind>& bias, Watch<Kind>& watch, uint4* stages) {
   const int first = first_source_row<Kind>(walk), rows = end_source_row<Kind>(g, walk) - first;
   // Results of the run above come out first, and are not stored: one is made with every source row, and `made` of the
   // run. The last row of an image is complete with its last source row, as the one before it.
@@ -57,7 +59,7 @@ __device__ __forceinline__ void stream_stride1(const Lines& g, const Walk& walk,
   Ring<Kind, T, Sync> ring(g, walk, stages);
   for (int segment = 0; segment < (Kind::walks ? walk.segments : 1); ++segment, tile.next_images(g)) {
     T* result = advance(tile.result, (made - rows) * g.result_row);
-    Sums sums[taps];
+    Sums<Kind> sums[taps];
     for (auto& row : sums) clear(row);
     for (int left = rows; left > 0;) {
 #pragma unroll
@@ -65,20 +67,21 @@ __device__ __forceinline__ void stream_stride1(const Lines& g, const Walk& walk,
         const uint4* row = ring.next(g, turn, left);
         clear(sums[(turn + 2) % taps]);
 #pragma unroll
-        for (int s = 0; s < taps; ++s)
+        for (int s = 0; s < Kind::operands; ++s)
 #pragma unroll
           for (int step = 0; step < Kind::steps; ++step) {
-            uint32_t pixels[4];
+            Pixels<Kind> pixels;
             load_pixels<Kind>(pixels, row, Kind::start(s), step);
 #pragma unroll
             for (int r = 0; r < taps; ++r)
-              multiply<Kind, T>(sums[(turn + 2 - r) % taps], pixels, weights[step][r * taps + s]);
+              multiply<Kind, T>(sums[(turn + 2 - r) % taps], pixels, weights[step][r * Kind::operands + s]);
           }
-        store_row<Kind>(g, sums[turn], bias, result, {left <= made && tile.exists[0], left <= made && tile.exists[1]});
+        store_row<Kind, T>(g, sums[turn], bias, watch, result,
+                           {left <= made && tile.exists[0], left <= made && tile.exists[1]});
         result = advance(result, g.result_row);
         if (left == 1) {
           const bool at_bottom = walk.row + g.run_rows >= g.rows;
-          store_row<Kind, T>(g, sums[(turn + 1) % taps], bias, result,
+          store_row<Kind, T>(g, sums[(turn + 1) % taps], bias, watch, result,
                              {at_bottom && tile.exists[0], at_bottom && tile.exists[1]});
         }
       }
@@ -88,13 +91,13 @@ __device__ __forceinline__ void stream_stride1(const Lines& g, const Walk& walk,
 
 template <class Kind, class T, class Sync>
 __device__ __forceinline__ void stream(const Lines& g, const Walk& walk, const Weights<Kind>& weights,
-                                       const Bias<Kind>& bias, uint4* stages) {
+                                       const Bias<Kind>& bias, Watch<Kind>& watch, uint4* stages) {
   if constexpr (Kind::spread == 2)
-    stream_spread<Kind, T, Sync>(g, walk, weights, bias, stages);
+    stream_spread<Kind, T, Sync>(g, walk, weights, bias, watch, stages);
   else if constexpr (Kind::stride == 2)
-    stream_stride2<Kind, T, Sync>(g, walk, weights, bias, stages);
+    stream_stride2<Kind, T, Sync>(g, walk, weights, bias, watch, stages);
   else
-    stream_stride1<Kind, T, Sync>(g, walk, weights, bias, stages);
+    stream_stride1<Kind, T, Sync>(g, walk, weights, bias, watch, stages);
 }
 
 template <class T, class Kind, class Sync>
@@ -105,14 +108,15 @@ __global__ void __launch_bounds__(Kind::threads, Kind::blocks) stream_lines(Line
     const Walk& walk = smem.walk[team];
     if (threadIdx.x % (32 * Kind::warps) == 0) smem.walk[team] = walk_of<Kind>(g);
     Weights<Kind> weights;
-    load_weights<Kind, T, Sync>(g, smem.weights, weights);
+    load_weights<Kind, T, Sync>(g, smem.packed_weights, smem.weights, weights);
     if (walk.segments == 0) return;
     const int warp = threadIdx.x / 32 % Kind::warps, t = threadIdx.x % 4;
     const Bias<Kind> bias{smem.weights.bias[warp][t], smem.weights.scale[warp][t]};
-    stream<Kind, T, Sync>(g, walk, weights, bias, smem.ring[team]);
-    if (!has_special(smem.weights)) return;
+    Watch<Kind> watch;
+    stream<Kind, T, Sync>(g, walk, weights, bias, watch, smem.ring[team]);
+    if (!may_need_mending(smem.weights, watch)) return;
     Sync::template row<Kind::warps>(team);
-    mend_edges<Kind, T>(g, walk);
+    mend<Kind, T>(g, walk);
   }
 }
 
@@ -121,32 +125,40 @@ int64_t blocks(const Lines& g, int64_t walk) {
   return g.channel_blocks * blocks_for(blocks_for(g.images, walk * g.tile_images) * g.strips * g.runs, Kind::teams);
 }
 
+// Bytes from the source of a lane's first copy to that of its ith.
+template <class Kind>
+int64_t copy_distance(const Lines& g, int i) {
+  int64_t image = 0, columns = Kind::column(0, i) - Kind::column(0, 0);
+  if (Kind::pairs && g.tile_images > 1) {
+    image = tile_pixels * i / (Kind::stride * g.tile_columns);
+    columns = tile_pixels * i % (Kind::stride * g.tile_columns);
+  }
+  return image * g.rows * g.source_row + columns * (g.source_row / g.columns);
+}
+
 // How the work is shared out, by the shape only. Images of few columns lie side by side in a tile. Runs are as tall as
 // leaves 8 warps for each multiprocessor of a large GPU, since each reads two rows more than it makes; and a team walks
 // along several images where the weights would else be a large part of what it reads.
 template <class Kind>
 void share_out(Lines& g) {
   constexpr int64_t enough_warps = 1024, enough_blocks = 128, least_rows = 7;
+  constexpr int tile = tile_pixels * Kind::across;
   const int64_t columns = blocks_for(g.result_columns, Kind::spread), rows = blocks_for(g.result_rows, Kind::spread);
-  g.tile_columns = 4;
-  while (g.tile_columns <= columns && g.tile_columns < Kind::tile) g.tile_columns *= 2;
-  g.tile_images = Kind::tile / g.tile_columns;
-  const auto further = [&](int pixels, int64_t pixel, int64_t image) {  // bytes to the pixel so much later in a tile
-    return pixels / g.tile_columns * image + pixels % g.tile_columns * pixel;
-  };
-  const int64_t source_pixel = g.source_row / g.columns, result_pixel = Kind::spread * g.result_row / g.result_columns;
-  g.lower_half = further(Kind::tile / 2, result_pixel, g.result_rows * g.result_row);
-  g.next_8 = further(8, source_pixel, g.rows * g.source_row);
-  g.next_16 = further(16, source_pixel, g.rows * g.source_row);
+  g.tile_columns = columns <= 3 ? 4 : columns <= 7 ? 8 : columns <= 15 ? 16 : tile;
+  g.tile_images = tile / g.tile_columns;
+  g.lower_half = g.tile_images == 1 ? tile / 2 * Kind::spread * g.result_row / g.result_columns
+                                    : g.tile_images / 2 * g.result_rows * g.result_row;
+  g.copy_1 = copy_distance<Kind>(g, 1);
+  g.copy_2 = copy_distance<Kind>(g, 2);
   g.channel_blocks = static_cast<int>(blocks_for(g.channels, Kind::channels));
-  g.strips = static_cast<int>(blocks_for(columns, Kind::tile));
+  g.strips = static_cast<int>(blocks_for(columns, tile));
   const int64_t tiles = blocks_for(g.images, g.tile_images), whole = tiles * g.strips;
   int64_t runs = 1;
   while (whole * g.channel_blocks * Kind::warps * runs < enough_warps && rows / (2 * runs) >= least_rows) runs *= 2;
   g.run_rows = static_cast<int>(blocks_for(rows, runs));
   g.runs = static_cast<int>(blocks_for(rows, g.run_rows));
   const int64_t weights = taps * taps * Kind::width;  // of a channel; and what a team reads and writes of it
-  const int64_t pixels = int64_t{Kind::stride * Kind::stride + Kind::spread * Kind::spread} * Kind::tile * g.run_rows;
+  const int64_t pixels = int64_t{Kind::stride * Kind::stride + Kind::spread * Kind::spread} * tile * g.run_rows;
   g.walk = 1;
   while (Kind::walks && 8 * weights > Kind::teams * g.walk * pixels && blocks<Kind>(g, 2 * g.walk) >= enough_blocks)
     g.walk *= 2;
@@ -155,14 +167,9 @@ void share_out(Lines& g) {
 template <class T, class Kind, class Sync = Sync>
 void launch_lines(Lines g, void* stream) {
   share_out<Kind>(g);
+  pack_weights<Kind>(g);
   const int64_t count = blocks<Kind>(g, g.walk);
-  if (count == 0) return;
-  if constexpr (Kind::width > 4)
-    launch(stream_lines<T, Kind, Sync>, {count}, {Kind::threads}, sizeof(Smem<Kind>), stream, g);
-  else if (g.scale)
-    launch(stream_pairs<T, true, Sync>, {count}, {Kind::threads}, sizeof(PairSmem<T>), stream, g);
-  else
-    launch(stream_pairs<T, false, Sync>, {count}, {Kind::threads}, sizeof(PairSmem<T>), stream, g);
+  if (count > 0) launch(stream_lines<T, Kind, Sync>, {count}, {Kind::threads}, sizeof(Smem<Kind>), stream, g);
 }
 
 }  // namespace resnext::cuda::mma_nhwc

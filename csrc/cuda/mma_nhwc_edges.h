@@ -1,7 +1,8 @@
 #pragma once
 // What blocks do whose weights are not all finite. The columns beside the image are zeros in the ring, which is the
 // same as none unless they meet an infinite or NaN weight: then results in the first and last columns are NaN that
-// should not be. Those that are not finite are summed once more, one by one and without what is not there.
+// should not be. Those that are not finite are summed once more, one by one and without what is not there. In pairs
+// (mma_nhwc_pairs.h) pixels meet zeros, too, so there this is done to all columns.
 #include "mma_nhwc_tile.h"
 
 namespace resnext::cuda::mma_nhwc {
@@ -40,34 +41,42 @@ __device__ __forceinline__ float with_epilogue(const Lines& g, float sum, int ch
   return g.relu && value < 0 ? 0 : value;  // NaN stays
 }
 
-// Mends column q of the image in what the team has made.
+// Mends the columns from `column` on in what the team has made.
 template <class Kind, class T>
-__device__ __forceinline__ void mend_column(const Lines& g, const Walk& walk, int q) {
+__device__ __forceinline__ void mend_columns(const Lines& g, const Walk& walk, int column, int end) {
   constexpr int lanes = 32 * Kind::warps;
   const int first = Kind::spread * walk.row, rows = min(Kind::spread * g.run_rows, g.result_rows - first);
   const int images = min((Kind::walks ? walk.segments : 1) * g.tile_images, g.images - walk.image);
 #pragma unroll 1
-  for (int64_t i = threadIdx.x % lanes; i < int64_t{Kind::channels} * rows * images; i += lanes) {
-    const int channel = first_channel<Kind>(g) + static_cast<int>(i % Kind::channels);
-    if (channel >= g.channels) continue;
-    const int64_t image = walk.image + i / Kind::channels / rows;
-    const int p = first + static_cast<int>(i / Kind::channels % rows);
-    T* result = advance(static_cast<T*>(g.result), (image * g.result_rows + p) * g.result_row) +
-                static_cast<int64_t>(q) * g.channels + channel;
-    if (is_finite(*result)) continue;
-    const float sum = result_at<Kind, T>(g, image, p, q, channel);
-    *result = from_acc<T>(Kind::spread == 1 && g.scale ? with_epilogue(g, sum, channel, result) : sum);
+  for (; column < end; ++column) {
+#pragma unroll 1
+    for (int64_t i = threadIdx.x % lanes; i < int64_t{Kind::channels} * rows * images; i += lanes) {
+      const int channel = first_channel<Kind>(g) + static_cast<int>(i % Kind::channels);
+      if (channel >= g.channels) continue;
+      const int64_t image = walk.image + i / Kind::channels / rows;
+      const int p = first + static_cast<int>(i / Kind::channels % rows);
+      T* result = advance(static_cast<T*>(g.result), (image * g.result_rows + p) * g.result_row) +
+                  static_cast<int64_t>(column) * g.channels + channel;
+      if (is_finite(*result)) continue;
+      const float sum = result_at<Kind, T>(g, image, p, column, channel);
+      *result = from_acc<T>(Kind::spread == 1 && g.scale ? with_epilogue(g, sum, channel, result) : sum);
+    }
   }
 }
 
-// Mends the first and last column of the image.
+// Mends the first and last column of the image in what the team has made, or all in pairs.
 template <class Kind, class T>
-__device__ __forceinline__ void mend_edges(const Lines& g, const Walk& walk) {
-  const int strip = Kind::spread * walk.column, strip_end = strip + Kind::spread * Kind::tile;
+__device__ __forceinline__ void mend(const Lines& g, const Walk& walk) {
+  const int strip = Kind::spread * walk.column, last = g.result_columns - 1;
+  const int strip_end = strip + Kind::spread * Kind::across * tile_pixels;
+  if constexpr (Kind::pairs) {
+    mend_columns<Kind, T>(g, walk, strip, min(strip_end, g.result_columns));
+  } else {
 #pragma unroll 1
-  for (int side = 0; side < 2; ++side) {
-    const int q = side == 0 ? 0 : g.result_columns - 1;
-    if (q >= strip && q < strip_end) mend_column<Kind, T>(g, walk, q);
+    for (int side = 0; side < 2; ++side) {
+      const int column = side == 0 ? 0 : last;
+      if (strip <= column && column < strip_end) mend_columns<Kind, T>(g, walk, column, column + 1);
+    }
   }
 }
 

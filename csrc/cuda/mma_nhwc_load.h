@@ -11,33 +11,36 @@ namespace resnext::cuda::mma_nhwc {
 constexpr int taps = 3, tile_pixels = 16, warp_channels = 16;
 
 // What differs between group widths. A team of warps shares the source rows of its channels: those of one group or, at
-// width 8, of two. Widths that are no multiple of 16 leave channels of the team empty.
+// widths 8 and 4, of two and four. Widths that are no multiple of 16 leave channels of the team empty. At width 4, two
+// result columns share an mma, see mma_nhwc_pairs.h.
 template <int group_width>
 struct Team {
   static constexpr int width = group_width, warps = (width + warp_channels - 1) / warp_channels;
-  static constexpr int tile = tile_pixels;
-  static constexpr int channels = width == 8 ? 16 : width;           // that exist
+  static constexpr bool pairs = width == 4;
+  static constexpr int channels = width <= 8 ? 16 : width;           // that exist
   static constexpr int vectors = 2 * warps;                          // of 8 channels, of a pixel in the ring
-  static constexpr int depth = width == 8 ? 8 : 16;                  // source channels of one mma
-  static constexpr int steps = width == 8 ? 1 : warps;               // mmas over the source channels of a group
+  static constexpr int depth = width == 8 ? 8 : 16;                  // source channels of one mma; x columns in pairs
+  static constexpr int sources = pairs ? 4 : depth;                  // source channels of a step
+  static constexpr int steps = width <= 8 ? 1 : warps;               // mmas over the source channels of a group
   static constexpr int halves = depth / 8;                           // of a step
+  static constexpr int tiles = pairs ? 4 : 2;                        // of a warp's results, 8 columns each
   static constexpr int teams = warps == 1 ? 4 : warps == 2 ? 8 : 2;  // of a block, which share the weights
   static constexpr int threads = 32 * warps * teams;
   static constexpr bool walks = warps > 2;  // along several images, as two teams are few for so many weights
-  static constexpr int blocks = width <= 8 ? 6 : width <= 16 ? 5 : 1;  // per multiprocessor
+  static constexpr int blocks = pairs ? 4 : width <= 8 ? 6 : width <= 16 ? 5 : 1;  // per multiprocessor
 };
 
 // Kernels that gather: a result position reads three source rows and columns, `stride` apart from the next one's and
 // starting `before` its own. At stride 2 the ring keeps even columns before odd ones, so that each tap reads
-// neighbouring pixels.
+// neighbouring pixels. `across`: positions of a row of mma; `operands`: those over which the tap columns are spread.
 template <int width, int result_stride>
 struct Gather : Team<width> {
-  static constexpr int stride = result_stride, before = 1, halo = taps - stride, spread = 1;
+  static constexpr int stride = result_stride, before = 1, halo = taps - stride, spread = 1, across = 1;
   static constexpr int stages = stride == 1 ? 3 : 4;  // of the ring
-  static constexpr int pixels = stride * (tile_pixels - 1) + taps;
+  static constexpr int pixels = stride * (tile_pixels - 1) + taps, operands = taps;
 
   // The ring's pixel, and column in the segment, of a lane's ith copy, of which the first is of pixel `first` < 16.
-  __device__ static int column(int first, int i) {
+  static constexpr int column(int first, int i) {
     if constexpr (stride == 1) return first + tile_pixels * i - 1;
     return 2 * first + (i == 2 ? 2 * tile_pixels - 1 : -i);
   }
@@ -48,14 +51,42 @@ struct Gather : Team<width> {
   }
 };
 
+template <int result_stride>
+struct Gather<4, result_stride> : Team<4> {
+  static constexpr int stride = result_stride, before = 1, halo = taps - stride, spread = 1, across = 2;
+  static constexpr int stages = stride == 1 ? 3 : 4;
+  static constexpr int pixels = stride * (2 * tile_pixels - 1) + taps, operands = stride;
+  static constexpr int blocks = stride == 1 ? 4 : 3;
+  static constexpr int apart = 2 * stride;  // pixels from one row of mma to the next
+
+  static constexpr int column(int first, int i) { return first + tile_pixels * i - 1; }
+  // Where a lane finds its pixel of an operand, in the row of mma: lane t has column t or, of the second one, column 4.
+  __device__ static int start(int operand) { return operand == 0 ? 0 : 4 - static_cast<int>(threadIdx.x % 4); }
+  __device__ static int lane_pixel() { return threadIdx.x % 4; }
+  // The tap column by which lane t's pixel reaches result column `own` of the pair, or none, which is not 0, 1 or 2.
+  static constexpr int tap(int operand, int t, int own) {
+    return operand > 0 && t > 0 ? taps : 4 * operand + t - stride * own;
+  }
+};
+
 // The kernel that spreads, dgrad at stride 2: each source position owns two result rows and columns, for which it and
 // the next one are read.
 template <int width>
 struct Spread : Team<width> {
-  static constexpr int stride = 1, before = 0, halo = 1, spread = 2, stages = 4;
-  static constexpr int pixels = tile_pixels + 1;
-  __device__ static int column(int first, int i) { return first + tile_pixels * i; }
+  static constexpr int stride = 1, before = 0, halo = 1, spread = 2, stages = 4, across = 1;
+  static constexpr int pixels = tile_pixels + 1, operands = taps;
+  static constexpr int column(int first, int i) { return first + tile_pixels * i; }
   __device__ static int start(int s) { return s == 0; }
+};
+
+template <>
+struct Spread<4> : Team<4> {
+  static constexpr int stride = 1, before = 0, halo = 1, spread = 2, stages = 4, across = 1;
+  static constexpr int pixels = tile_pixels + 1, operands = 1, apart = 1;
+  static constexpr int column(int first, int i) { return first + tile_pixels * i; }
+  __device__ static int start(int) { return 0; }
+  __device__ static int lane_pixel() { return min(threadIdx.x % 4, 1u); }  // the others' meet no weight
+  static constexpr int tap(int, int t, int own) { return t == 0 ? 1 + own : t == 1 && own == 1 ? 0 : taps; }
 };
 
 // A stage of the ring: [vector][pixel]. The pitch is such that the 8 vectors that 8 lanes copy, all of 4, 2 or 1
@@ -70,9 +101,13 @@ struct Lines {
   const void *source, *weight, *bias;
   void* result;
   int64_t weight_result, weight_source, weight_group, weight_r, weight_s;
+  // Weights that can be copied 16 bytes at a time, or null: of a step, pieces of so many vectors, so far apart in
+  // memory; and the strides of the copy in shared memory.
+  const void* packed;
+  int piece_vectors, piece_bytes, step_bytes, copy_first, copy_result, copy_source, copy_r, copy_s;
   int64_t source_row, result_row;  // lengths in bytes
-  int64_t lower_half;              // bytes from the result of a tile's pixel m to that half a tile further
-  int64_t next_8, next_16;         // Pairs only: bytes from the source of a tile's pixel m to those of m + 8 and m + 16
+  int64_t lower_half;              // bytes from the result of a tile's row m to that of m + 8
+  int64_t copy_1, copy_2;          // bytes from the source of a lane's copy 2i to that of 2i + 1, and of 2i + 2
   int images, channels, channel_blocks, rows, columns, result_rows, result_columns;
   int tile_columns, tile_images, strips, runs, run_rows, walk;
   bool relu;  // the Epilogue of a fused fprop, else false and null
@@ -108,9 +143,9 @@ __device__ __forceinline__ int first_channel(const Lines& g) {
   return static_cast<int>(blockIdx.x % static_cast<unsigned>(g.channel_blocks)) * Kind::channels;
 }
 
-// What a team makes: a run of rows in a strip of 16 columns of an image, or in narrow images side by side; where groups
-// are wide, then the same of the next images, up to `segments` times. Rows and columns are those of the result or, in
-// Spread, of the source.
+// What a team makes: a run of rows in a strip of 16 columns of an image (32 where it takes pairs), or in narrow images
+// side by side; where groups are wide, then the same of the next images, up to `segments` times. Rows and columns are
+// those of the result or, in Spread, of the source.
 struct Walk {
   int image, row, column, segments;  // the first image, row and column
 };
@@ -123,7 +158,8 @@ __device__ __forceinline__ Walk walk_of(const Lines& g) {
   const int64_t images = static_cast<int64_t>(g.walk) * g.tile_images, image = strip.quotient * images;
   const int64_t left = max(min(images, g.images - image), int64_t{0});
   return {static_cast<int>(image), static_cast<int>(run.remainder) * g.run_rows,
-          static_cast<int>(strip.remainder) * Kind::tile, (static_cast<int>(left) + g.tile_images - 1) / g.tile_images};
+          static_cast<int>(strip.remainder) * tile_pixels * Kind::across,
+          (static_cast<int>(left) + g.tile_images - 1) / g.tile_images};
 }
 
 // The source rows that a run reads, as far as the image has them.
@@ -148,19 +184,29 @@ struct Loader {
   __device__ __forceinline__ static int pixel() { return threadIdx.x % (32 * Kind::warps) / Kind::vectors; }  // first
   __device__ __forceinline__ static int vector() { return threadIdx.x % Kind::vectors; }
 
+  // The image, from the walk's first on, and the column of a lane's ith copy.
+  __device__ __forceinline__ static int2 place(const Lines& g, int i) {
+    if (Kind::pairs && g.tile_images > 1) {
+      const int at = pixel() + tile_pixels * i, columns = Kind::stride * g.tile_columns;
+      return make_int2(at / columns, at % columns - Kind::before);
+    }
+    return make_int2(pixel() / g.tile_columns, Kind::column(pixel() % g.tile_columns, i));
+  }
+
   __device__ __forceinline__ Loader(const Lines& g, const Walk& walk) {
-    const int image = walk.image + pixel() / g.tile_columns, first = pixel() % g.tile_columns;
-    const int y = first_source_row<Kind>(walk), column = Kind::stride * walk.column + Kind::column(first, 0);
-    const int channel = first_channel<Kind>(g) + 8 * vector();
-    from = advance(static_cast<const T*>(g.source), (static_cast<int64_t>(image) * g.rows + y) * g.source_row) +
-           static_cast<int64_t>(column) * g.channels + channel;
+    const int2 first = place(g, 0);
+    const int y = first_source_row<Kind>(walk), channel = first_channel<Kind>(g) + 8 * vector();
+    from = advance(static_cast<const T*>(g.source),
+                   (static_cast<int64_t>(walk.image + first.x) * g.rows + y) * g.source_row) +
+           static_cast<int64_t>(Kind::stride * walk.column + first.y) * g.channels + channel;
     valid = 0;
-    const bool has_channels = Kind::width == 8 ? channel < g.channels : 8 * vector() < Kind::width;
+    const bool has_channels = Kind::width <= 8 ? channel < g.channels : 8 * vector() < Kind::width;
     segments = Kind::walks ? walk.segments - 1 : 0;
 #pragma unroll
     for (int i = 0; i < count; ++i) {
-      const int x = Kind::stride * walk.column + Kind::column(first, i);
-      const bool beyond = tile_pixels * i >= Kind::stride * tile_pixels && g.tile_images > 1;
+      const int2 at = place(g, i);
+      const int image = walk.image + at.x, x = Kind::stride * walk.column + at.y;
+      const bool beyond = i >= Kind::stride * Kind::across && g.tile_images > 1;
       if (!has_channels || x < 0 || x >= g.columns || beyond) continue;
       if (image < g.images) valid |= 1u << i;
       if (Kind::walks && image + segments * g.tile_images < g.images) valid |= 256u << i;
@@ -181,7 +227,7 @@ struct Loader {
 #pragma unroll
       for (int i = 0; i < count; ++i) {
         if (pixel() + tile_pixels * i >= Kind::pixels) continue;
-        const T* pointer = from + static_cast<int64_t>(Kind::column(0, i) - Kind::column(0, 0)) * g.channels;
+        const T* pointer = advance(from, i % 2 * g.copy_1 + i / 2 * g.copy_2);
         ptx::cp_async<16>(to + tile_pixels * i, pointer, valid >> i & 1 ? 16 : 0);
       }
       from = advance(from, g.source_row);
@@ -195,14 +241,17 @@ template <class Kind, class T, class Sync>
 struct Ring {
   Loader<Kind, T> loader;
   uint4* target;        // of the lane's copies, in stage 0
-  const uint4* source;  // what it addresses for ldmatrix, likewise: its 16 pixels of the first two vectors
+  const uint4* source;  // what it addresses for ldmatrix, likewise: its 16 pixels of the first two vectors; or its own
 
   __device__ __forceinline__ Ring(const Lines& g, const Walk& walk, uint4* ring)
-      : loader(g, walk),
-        target(ring + loader.vector() * pitch<Kind> + loader.pixel()),
-        source(ring + threadIdx.x % 32 / 16 * pitch<Kind> + threadIdx.x % 16) {
+      : loader(g, walk), target(ring + loader.vector() * pitch<Kind> + loader.pixel()), source(ring + first_pixel()) {
 #pragma unroll 1
     for (int i = 0; i < Kind::stages - 1; ++i) loader.copy_next(g, target + i * stage_vectors<Kind>, i < loader.rows);
+  }
+
+  __device__ __forceinline__ static int first_pixel() {
+    if constexpr (Kind::pairs) return Kind::apart * (threadIdx.x % 32 / 4) + Kind::lane_pixel();
+    return threadIdx.x % 32 / 16 * pitch<Kind> + threadIdx.x % 16;
   }
 
   // The next row, once it is there, in the stage named; starts a copy to the one before it. The segment has `left` rows

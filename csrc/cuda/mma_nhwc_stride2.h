@@ -15,52 +15,63 @@
 
 namespace resnext::cuda::mma_nhwc {
 
+// Adds the products of a source row with tap row r.
+template <class Kind, class T>
+__device__ __forceinline__ void add_tap_row(Sums<Kind>& sums, const uint4* row, const Weights<Kind>& weights, int r) {
+#pragma unroll
+  for (int s = 0; s < Kind::operands; ++s) {
+#pragma unroll
+    for (int step = 0; step < Kind::steps; ++step) {
+      Pixels<Kind> pixels;
+      load_pixels<Kind>(pixels, row, Kind::start(s), step);
+      multiply<Kind, T>(sums, pixels, weights[step][r * Kind::operands + s]);
+    }
+  }
+}
+
+// Of even and odd result columns; in pairs they share an mma.
+template <class Kind>
+using SpreadSums = Sums<Kind>[Kind::pairs ? 1 : 2];
+
 // Adds the products of a source row with tap row r to the sums of even and odd result columns.
 template <class Kind, class T>
-__device__ __forceinline__ void spread_row(Sums (&sums)[2], const uint4* row, const Weights<Kind>& weights, int r) {
+__device__ __forceinline__ void spread_row(SpreadSums<Kind>& sums, const uint4* row, const Weights<Kind>& weights,
+                                           int r) {
+  if constexpr (Kind::pairs) {
+    add_tap_row<Kind, T>(sums[0], row, weights, r);
+  } else {
 #pragma unroll
-  for (int step = 0; step < Kind::steps; ++step) {
-    uint32_t pixels[4];
-    load_pixels<Kind>(pixels, row, Kind::start(1), step);
-    multiply<Kind, T>(sums[0], pixels, weights[step][r * taps + 1]);
-    multiply<Kind, T>(sums[1], pixels, weights[step][r * taps + 2]);
-    load_pixels<Kind>(pixels, row, Kind::start(0), step);
-    multiply<Kind, T>(sums[1], pixels, weights[step][r * taps + 0]);
+    for (int step = 0; step < Kind::steps; ++step) {
+      Pixels<Kind> pixels;
+      load_pixels<Kind>(pixels, row, Kind::start(1), step);
+      multiply<Kind, T>(sums[0], pixels, weights[step][r * taps + 1]);
+      multiply<Kind, T>(sums[1], pixels, weights[step][r * taps + 2]);
+      load_pixels<Kind>(pixels, row, Kind::start(0), step);
+      multiply<Kind, T>(sums[1], pixels, weights[step][r * taps + 0]);
+    }
   }
 }
 
 template <class Kind, class T>
-__device__ __forceinline__ void store_pairs(const Lines& g, const Sums (&sums)[2], const Bias<Kind>& bias, T* result,
-                                            const Tile<T>& tile) {
-  const bool second[2] = {tile.exists[0] && tile.second_exists[0], tile.exists[1] && tile.second_exists[1]};
-  store_row<Kind>(g, sums[0], bias, result, tile.exists);
-  store_row<Kind>(g, sums[1], bias, result + g.channels, second);
-}
-
-// Adds the products of a source row with tap row r.
-template <class Kind, class T>
-__device__ __forceinline__ void add_tap_row(Sums& sums, const uint4* row, const Weights<Kind>& weights, int r) {
-#pragma unroll
-  for (int s = 0; s < taps; ++s) {
-#pragma unroll
-    for (int step = 0; step < Kind::steps; ++step) {
-      uint32_t pixels[4];
-      load_pixels<Kind>(pixels, row, Kind::start(s), step);
-      multiply<Kind, T>(sums, pixels, weights[step][r * taps + s]);
-    }
+__device__ __forceinline__ void store_columns(const Lines& g, const SpreadSums<Kind>& sums, const Bias<Kind>& bias,
+                                              Watch<Kind>& watch, T* result, const Tile<T>& tile) {
+  store_row<Kind>(g, sums[0], bias, watch, result, tile.exists);
+  if constexpr (!Kind::pairs) {
+    const bool second[2] = {tile.exists[0] && tile.second_exists[0], tile.exists[1] && tile.second_exists[1]};
+    store_row<Kind>(g, sums[1], bias, watch, result + g.channels, second);
   }
 }
 
 template <class Kind, class T, class Sync>
 __device__ __forceinline__ void stream_stride2(const Lines& g, const Walk& walk, const Weights<Kind>& weights,
-                                               const Bias<Kind>& bias, uint4* stages) {
+                                               const Bias<Kind>& bias, Watch<Kind>& watch, uint4* stages) {
   const int first = first_source_row<Kind>(walk), end = end_source_row<Kind>(g, walk);
   Tile<T> tile = tile_of<Kind, T>(g, walk);
   Ring<Kind, T, Sync> ring(g, walk, stages);
   int stage = 0;
   for (int segment = 0; segment < (Kind::walks ? walk.segments : 1); ++segment, tile.next_images(g)) {
     T* result = tile.result;
-    Sums sums;
+    Sums<Kind> sums;
     clear(sums);
     for (int y = first; y < end; ++y) {
       const uint4* row = ring.next(g, stage, end - y);
@@ -71,46 +82,46 @@ __device__ __forceinline__ void stream_stride2(const Lines& g, const Walk& walk,
       }
       if (y > 2 * walk.row) {
         add_tap_row<Kind, T>(sums, row, weights, 2);
-        store_row<Kind>(g, sums, bias, result, tile.exists);
+        store_row<Kind>(g, sums, bias, watch, result, tile.exists);
         result = advance(result, g.result_row);
       }
       clear(sums);
       add_tap_row<Kind, T>(sums, row, weights, 0);
     }
     if (end % 2 != 0 && end == g.rows)  // the last result row has no source row below
-      store_row<Kind>(g, sums, bias, result, tile.exists);
+      store_row<Kind>(g, sums, bias, watch, result, tile.exists);
   }
 }
 
 template <class Kind, class T, class Sync>
 __device__ __forceinline__ void stream_spread(const Lines& g, const Walk& walk, const Weights<Kind>& weights,
-                                              const Bias<Kind>& bias, uint4* stages) {
+                                              const Bias<Kind>& bias, Watch<Kind>& watch, uint4* stages) {
   const int end = min(walk.row + g.run_rows, g.rows), end_source = end_source_row<Kind>(g, walk);
   Tile<T> tile = tile_of<Kind, T>(g, walk);
   Ring<Kind, T, Sync> ring(g, walk, stages);
   int stage = 0;
   for (int segment = 0; segment < (Kind::walks ? walk.segments : 1); ++segment, tile.next_images(g)) {
     T* result = tile.result;
-    Sums sums[2];
+    SpreadSums<Kind> sums;
     for (int y = walk.row; y < end_source; ++y) {
       const uint4* row = ring.next(g, stage, end_source - y);
       stage = (stage + 1) % Kind::stages;
       if (y > walk.row) {
         spread_row<Kind, T>(sums, row, weights, 0);
-        store_pairs<Kind>(g, sums, bias, advance(result, -g.result_row), tile);
+        store_columns<Kind>(g, sums, bias, watch, advance(result, -g.result_row), tile);
       }
       if (y < end) {
-        Sums even[2];
+        SpreadSums<Kind> even;
         for (auto& column : even) clear(column);
         spread_row<Kind, T>(even, row, weights, 1);
-        store_pairs<Kind>(g, even, bias, result, tile);
+        store_columns<Kind>(g, even, bias, watch, result, tile);
         for (auto& column : sums) clear(column);
         spread_row<Kind, T>(sums, row, weights, 2);
       }
       result = advance(result, 2 * g.result_row);
     }
     if (end == g.rows && 2 * end - 1 < g.result_rows)
-      store_pairs<Kind>(g, sums, bias, advance(result, -g.result_row), tile);
+      store_columns<Kind>(g, sums, bias, watch, advance(result, -g.result_row), tile);
   }
 }
 

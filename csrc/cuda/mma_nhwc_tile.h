@@ -5,17 +5,19 @@
 
 namespace resnext::cuda::mma_nhwc {
 
-// Two tiles of 16 pixels x 8 channels, as mma leaves them: a lane has columns 2t and 2t + 1 of pixels g and g + 8.
-using Sums = float[2][4];
+// Tiles of 16 pixels x 8 channels (or 16 pairs of pixels x 4), as mma leaves them: a lane has columns 2t and 2t + 1 of
+// rows g and g + 8.
+template <class Kind>
+using Sums = float[Kind::tiles][4];
 
-// The first channel, within those of the team, that a lane stores of four.
+// The first channel, within those of the team, that a lane stores of four, or of eight in pairs.
 template <class Kind>
 __device__ __forceinline__ int lane_channel() {
-  const int t = threadIdx.x % 4, of_warp = Kind::width == 8 ? t % 2 * 8 + t / 2 * 4 : t * 4;
+  const int t = threadIdx.x % 4, of_warp = Kind::pairs ? t % 2 * 8 : Kind::width == 8 ? t % 2 * 8 + t / 2 * 4 : t * 4;
   return threadIdx.x / 32 % Kind::warps * warp_channels + of_warp;
 }
 
-// What a lane stores: [0] is pixel g of its tile, [1] is g + 8.
+// What a lane stores: [0] is in row g of its tile, [1] in g + 8.
 template <class T>
 struct Tile {
   T* result;              // four channels of the first row's pixel g (in Spread of the first of its two columns)
@@ -37,15 +39,16 @@ __device__ __forceinline__ Tile<T> tile_of(const Lines& g, const Walk& walk) {
   Tile<T> tile;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int m = threadIdx.x % 32 / 4 + 8 * half, q = walk.column + m % g.tile_columns;
-    const int image = walk.image + m / g.tile_columns;
-    tile.images_left[half] = has_channels && Kind::spread * q < g.result_columns ? g.images - image : 0;
+    const int m = Kind::across * (threadIdx.x % 32 / 4 + 8 * half), image = walk.image + m / g.tile_columns;
+    const int own = Kind::pairs ? threadIdx.x % 4 / 2 : 0;  // of a pair
+    const int q = Kind::spread * (walk.column + m % g.tile_columns) + own;
+    tile.images_left[half] = has_channels && q < g.result_columns ? g.images - image : 0;
     tile.exists[half] = tile.images_left[half] > 0;
-    tile.second_exists[half] = Kind::spread * q + 1 < g.result_columns;
+    tile.second_exists[half] = q + 1 < g.result_columns;
     if (half == 0)
       tile.result = advance(static_cast<T*>(g.result),
                             (static_cast<int64_t>(image) * g.result_rows + Kind::spread * walk.row) * g.result_row) +
-                    int64_t{Kind::spread} * q * g.channels + channel;
+                    static_cast<int64_t>(q) * g.channels + channel;
   }
   return tile;
 }
@@ -58,22 +61,29 @@ __device__ __forceinline__ void clear(float (&sums)[tiles][4]) {
     for (float& sum : tile) sum = 0;
 }
 
-// The A operand of one step: 16 neighbouring pixels of a row x 16 channels, of which a lane addresses 8 of a pixel.
+// The A operands of one step: 16 neighbouring pixels of a row x 16 channels, of which a lane addresses 8 of a pixel for
+// ldmatrix; in pairs, one for each group.
 template <class Kind>
-__device__ __forceinline__ void load_pixels(uint32_t (&pixels)[4], const uint4* row, int start, int step) {
-  ptx::ldmatrix(pixels, row + 2 * step * pitch<Kind> + start);
+using Pixels = uint32_t[Kind::pairs ? Kind::tiles : 1][4];
+
+template <class Kind>
+__device__ __forceinline__ void load_pixels(Pixels<Kind>& pixels, const uint4* row, int start, int step) {
+  if constexpr (Kind::pairs)
+    load_pairs<Kind>(pixels, row + start);
+  else
+    ptx::ldmatrix(pixels[0], row + 2 * step * pitch<Kind> + start);
 }
 
 // sums += pixels * weights of one step and tap.
 template <class Kind, class T>
-__device__ __forceinline__ void multiply(Sums& sums, const uint32_t (&pixels)[4],
-                                         const uint32_t (&weights)[2][Kind::halves]) {
+__device__ __forceinline__ void multiply(Sums<Kind>& sums, const Pixels<Kind>& pixels,
+                                         const uint32_t (&weights)[Kind::tiles][Kind::halves]) {
 #pragma unroll
-  for (int tile = 0; tile < 2; ++tile) {
+  for (int tile = 0; tile < Kind::tiles; ++tile) {
     if constexpr (Kind::depth == 8)  // a tile is a group, and half of the channels
-      ptx::mma_m16n8k8<T>(sums[tile], {pixels[2 * tile], pixels[2 * tile + 1]}, weights[tile]);
+      ptx::mma_m16n8k8<T>(sums[tile], {pixels[0][2 * tile], pixels[0][2 * tile + 1]}, weights[tile]);
     else
-      ptx::mma_m16n8k16<T>(sums[tile], pixels, weights[tile]);
+      ptx::mma_m16n8k16<T>(sums[tile], pixels[Kind::pairs ? tile : 0], weights[tile]);
   }
 }
 
@@ -85,31 +95,40 @@ __device__ __forceinline__ uint32_t packed(float low, float high) {
   return bits;
 }
 
-// A lane's four values of the bias, or of the shift: in registers or, where those are short, in shared memory. And of
-// the scale, in shared memory.
+// A lane's values of the bias, or of the shift: in registers or, where those are short, in shared memory. And of the
+// scale, in shared memory.
 template <class Kind>
 struct Bias {
-  std::conditional_t<Kind::warps == 1, const float4, const float4&> value;
-  const float4& scale;
+  using Value = const typename WeightStage<Kind>::PerChannel;
+  std::conditional_t<Kind::warps == 1, Value, Value&> value;
+  Value& scale;
 };
 
-// What a fused fprop makes of the four sums of a pixel that a lane has: of tile 0, then of tile 1. `result`: of what it
-// will store of the pixel, where that exists.
+// From the channel of the first that a lane stores to that of the first sum that it has in a tile.
+template <class Kind>
+__device__ __forceinline__ int channel_of_tile(int tile) {
+  const int t = threadIdx.x % 4;
+  if constexpr (Kind::pairs) return 4 * tile + 2 * (t % 2) - 8 * (t % 2);
+  if constexpr (Kind::width == 8) return 8 * tile + 2 * t - (t % 2 * 8 + t / 2 * 4);
+  return 2 * tile;
+}
+
+// What a fused fprop makes of the sums of a pixel that a lane has: two of each tile. `result`: of what it will store of
+// the pixel, where that exists.
 template <class Kind, class T>
-__device__ __forceinline__ void apply_epilogue(const Lines& g, float (&values)[4], const Bias<Kind>& bias,
+__device__ __forceinline__ void apply_epilogue(const Lines& g, float (&values)[2 * Kind::tiles], const Bias<Kind>& bias,
                                                const T* result, bool exists) {
-  const float4 scale = bias.scale, shift = bias.value;
-  values[0] = values[0] * scale.x + shift.x;
-  values[1] = values[1] * scale.y + shift.y;
-  values[2] = values[2] * scale.z + shift.z;
-  values[3] = values[3] * scale.w + shift.w;
+#pragma unroll
+  for (int tile = 0; tile < Kind::tiles; ++tile) {
+    const float2 scale = bias.scale.of_tile[tile], shift = bias.value.of_tile[tile];
+    values[2 * tile] = values[2 * tile] * scale.x + shift.x;
+    values[2 * tile + 1] = values[2 * tile + 1] * scale.y + shift.y;
+  }
   if (g.residual && exists) {
     const T* residual = static_cast<const T*>(g.residual) + (result - static_cast<T*>(g.result));
-    const int t = threadIdx.x % 4;
-    if constexpr (Kind::width == 8) residual += 2 * t - (t % 2 * 8 + t / 2 * 4);  // it stores other channels
 #pragma unroll
-    for (int tile = 0; tile < 2; ++tile) {
-      const uint32_t bits = *reinterpret_cast<const uint32_t*>(residual + tile * (Kind::width == 8 ? 8 : 2));
+    for (int tile = 0; tile < Kind::tiles; ++tile) {
+      const uint32_t bits = *reinterpret_cast<const uint32_t*>(residual + channel_of_tile<Kind>(tile));
       T pair[2];
       __builtin_memcpy(pair, &bits, sizeof(bits));
       values[2 * tile] += to_acc(pair[0]);
@@ -122,28 +141,38 @@ __device__ __forceinline__ void apply_epilogue(const Lines& g, float (&values)[4
 
 // Adds the bias to a row of results, or what else there is to be done, rounds and stores them. Four lanes store the 32
 // bytes of a pixel. At width 8, where a lane has two channels of either group, it first gives those of the one to its
-// neighbour for those of the other.
+// neighbour for those of the other; in pairs, of two groups for those of two others.
 template <class Kind, class T>
-__device__ __forceinline__ void store_row(const Lines& g, const Sums& sums, const Bias<Kind>& bias, T* result,
-                                          const bool (&exists)[2]) {
+__device__ __forceinline__ void store_row(const Lines& g, const Sums<Kind>& sums, const Bias<Kind>& bias,
+                                          Watch<Kind>& watch, T* result, const bool (&exists)[2]) {
+  watch.see(sums);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    float values[4] = {sums[0][2 * half], sums[0][2 * half + 1], sums[1][2 * half], sums[1][2 * half + 1]};
+    float values[2 * Kind::tiles];
+#pragma unroll
+    for (int i = 0; i < 2 * Kind::tiles; ++i) values[i] = sums[i / 2][2 * half + i % 2];
     if (Kind::spread == 1 && g.scale) {
       apply_epilogue<Kind>(g, values, bias, advance(result, half * g.lower_half), exists[half]);
     } else {
-      values[0] += bias.value.x;
-      values[1] += bias.value.y;
-      values[2] += bias.value.z;
-      values[3] += bias.value.w;
+#pragma unroll
+      for (int tile = 0; tile < Kind::tiles; ++tile) {
+        values[2 * tile] += bias.value.of_tile[tile].x;
+        values[2 * tile + 1] += bias.value.of_tile[tile].y;
+      }
     }
-    uint2 four = make_uint2(packed<T>(values[0], values[1]), packed<T>(values[2], values[3]));
-    if constexpr (Kind::width == 8) {
-      const bool odd = threadIdx.x % 2;
-      const uint32_t other = __shfl_xor_sync(0xffffffffu, odd ? four.x : four.y, 1);
-      four = odd ? make_uint2(other, four.y) : make_uint2(four.x, other);
+    if constexpr (Kind::pairs) {
+      const uint4 eight = exchange_pairs(packed<T>(values[0], values[1]), packed<T>(values[2], values[3]),
+                                         packed<T>(values[4], values[5]), packed<T>(values[6], values[7]));
+      if (exists[half]) *reinterpret_cast<uint4*>(advance(result, half * g.lower_half)) = eight;
+    } else {
+      uint2 four = make_uint2(packed<T>(values[0], values[1]), packed<T>(values[2], values[3]));
+      if constexpr (Kind::width == 8) {
+        const bool odd = threadIdx.x % 2;
+        const uint32_t other = __shfl_xor_sync(0xffffffffu, odd ? four.x : four.y, 1);
+        four = odd ? make_uint2(other, four.y) : make_uint2(four.x, other);
+      }
+      if (exists[half]) *reinterpret_cast<uint2*>(advance(result, half * g.lower_half)) = four;
     }
-    if (exists[half]) *reinterpret_cast<uint2*>(advance(result, half * g.lower_half)) = four;
   }
 }
 

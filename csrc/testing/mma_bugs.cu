@@ -1,5 +1,7 @@
 // The tensor-core kernels with one of their synchronisations left out, for the emulation to catch: two images of 9 x 30
 // pixels and one block of channels in fp16, and the weights behind them.
+#include <cstring>
+
 #include "cuda/mma_nhwc.h"
 #include "simt_probes.h"
 
@@ -8,7 +10,6 @@ namespace mma_bugs {
 
 using cuda::mma_nhwc::Gather;
 using cuda::mma_nhwc::Lines;
-using cuda::mma_nhwc::Pairs;
 using cuda::mma_nhwc::Spread;
 
 struct None : cuda::mma_nhwc::Sync {};
@@ -34,26 +35,44 @@ struct AsyncWaitTooLax : cuda::mma_nhwc::Sync {
   }
 };
 
-template <class Kind, class Sync>
-bool run(const void* input, void* output, void* stream) {
+// A block of channels, weights in KCRS order.
+template <class Kind>
+Lines lines(int images, int rows, int columns) {
   Lines g{};
-  g.images = 2;
-  g.rows = 9;
-  g.columns = 30;
+  g.images = images;
+  g.rows = rows;
+  g.columns = columns;
   g.result_rows = (Kind::spread * g.rows - 1) / Kind::stride + 1;
-  g.result_columns = Kind::spread * g.columns / Kind::stride;
+  g.result_columns = (Kind::spread * g.columns - 1) / Kind::stride + 1;
   g.channels = Kind::channels;
   g.source_row = int64_t{2} * g.columns * g.channels;
   g.result_row = int64_t{2} * g.result_columns * g.channels;
-  g.source = input;
-  g.weight = static_cast<const char*>(input) + g.images * g.rows * g.source_row;
-  g.result = output;
   g.weight_s = 1;
   g.weight_r = 3;
   g.weight_source = 9;
   g.weight_result = 9 * Kind::width;
   g.weight_group = g.weight_result * Kind::width;
+  return g;
+}
+
+template <class Kind, class Sync>
+bool run(const void* input, void* output, void* stream) {
+  Lines g = lines<Kind>(2, 9, 30);
+  g.source = input;
+  g.weight = static_cast<const char*>(input) + g.images * g.rows * g.source_row;
+  g.result = output;
   cuda::mma_nhwc::launch_lines<__half, Kind, Sync>(g, stream);
+  return true;
+}
+
+// What launch_lines gives its kernel for a source of so many images, rows and columns.
+template <class Kind>
+bool tell(const void* input, void* output) {
+  const float* size = static_cast<const float*>(input);
+  Lines g = lines<Kind>(static_cast<int>(size[0]), static_cast<int>(size[1]), static_cast<int>(size[2]));
+  cuda::mma_nhwc::share_out<Kind>(g);
+  cuda::mma_nhwc::pack_weights<Kind>(g);
+  std::memcpy(output, &g, sizeof(g));
   return true;
 }
 
@@ -71,11 +90,27 @@ bool run_named(const std::string& bug, const void* input, void* output, void* st
 
 bool launch_mma_probe(const std::string& name, const void* input, void* output, int64_t, void* stream) {
   using namespace mma_bugs;
-  if (name.starts_with("mma_4/")) return run_named<Pairs>(name.substr(6), input, output, stream);
-  if (name.starts_with("mma_8/")) return run_named<Gather<8, 1>>(name.substr(6), input, output, stream);
-  if (name.starts_with("mma_32/")) return run_named<Gather<32, 1>>(name.substr(7), input, output, stream);
-  if (name.starts_with("mma_32_s2/")) return run_named<Gather<32, 2>>(name.substr(10), input, output, stream);
-  if (name.starts_with("spread_32/")) return run_named<Spread<32>>(name.substr(10), input, output, stream);
+  const auto rest = [&](const std::string& start) {
+    return name.starts_with(start) ? name.substr(start.size()) : std::string();
+  };
+  if (const auto bug = rest("mma_4/"); !bug.empty()) return run_named<Gather<4, 1>>(bug, input, output, stream);
+  if (const auto bug = rest("mma_4_s2/"); !bug.empty()) return run_named<Gather<4, 2>>(bug, input, output, stream);
+  if (const auto bug = rest("spread_4/"); !bug.empty()) return run_named<Spread<4>>(bug, input, output, stream);
+  if (const auto bug = rest("mma_8/"); !bug.empty()) return run_named<Gather<8, 1>>(bug, input, output, stream);
+  if (const auto bug = rest("mma_32/"); !bug.empty()) return run_named<Gather<32, 1>>(bug, input, output, stream);
+  if (const auto bug = rest("mma_32_s2/"); !bug.empty()) return run_named<Gather<32, 2>>(bug, input, output, stream);
+  if (const auto bug = rest("spread_32/"); !bug.empty()) return run_named<Spread<32>>(bug, input, output, stream);
+  const std::string kind = rest("mma_nhwc/plan/");
+  if (kind == "Gather<4, 1>") return tell<Gather<4, 1>>(input, output);
+  if (kind == "Gather<4, 2>") return tell<Gather<4, 2>>(input, output);
+  if (kind == "Spread<4>") return tell<Spread<4>>(input, output);
+  if (kind == "Gather<8, 1>") return tell<Gather<8, 1>>(input, output);
+  if (kind == "Gather<8, 2>") return tell<Gather<8, 2>>(input, output);
+  if (kind == "Spread<8>") return tell<Spread<8>>(input, output);
+  if (kind == "Gather<16, 1>") return tell<Gather<16, 1>>(input, output);
+  if (kind == "Gather<16, 2>") return tell<Gather<16, 2>>(input, output);
+  if (kind == "Spread<16>") return tell<Spread<16>>(input, output);
+  if (kind == "Gather<32, 1>") return tell<Gather<32, 1>>(input, output);
   return false;
 }
 
