@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from resnext_kernels import _testing_cuda
 from resnext_kernels.problems import Problem, edge_cases, resnext50_32x4d
+from tests import test_infinities as infinities
 from tests import test_kernels as kernels
 from tests import tolerance
 from tests.test_kernels import (
@@ -94,7 +95,7 @@ def test_same_bits_for_every_schedule(pass_name, case, layout):
 @pytest.mark.parametrize("operand", [0, 1])
 @pytest.mark.parametrize("pass_name", PASSES)
 def test_infinities_stay_where_they_belong(pass_name, operand, case, layout):
-    kernels.test_infinities_stay_where_they_belong(pass_name, operand, case, layout)
+    infinities.test_infinities_stay_where_they_belong(pass_name, operand, case, layout)
 
 
 def test_16_bit_results_round_to_nearest_even():

@@ -20,6 +20,7 @@ CASES = {
         for s in (1, 2)
     },
     **{f"width_{w}": Problem(2, 2 * w, 5, 14, 2 * w, groups=2) for w in (3, 12, 16, 24, 32)},
+    "odd_groups": Problem(2, 24, 5, 9, 24, groups=3),  # a warp's 16 channels do not all exist
     "outputs": Problem(1, 12, 5, 9, 24, groups=3, stride=(2, 2)),
     "whole_lines": Problem(1, 8, 5, 28, 8, groups=2),
     "whole_planes": Problem(5, 16, 7, 7, 16, groups=2),

@@ -78,7 +78,11 @@ using Element = std::conditional_t<dtype == DType::f16, __half, __nv_bfloat16>;
 
 template <DType dtype, int width, int stride>
 void fprop(const FpropArgs& args) {
-  launch_lines<Element<dtype>, Gather<width, stride>>(lines<width>(args), args.launch.stream);
+  using Kind = Gather<width, stride>;
+  if (args.problem.fused)
+    launch_lines<Element<dtype>, Fused<Kind>>(lines<width>(args), args.launch.stream);
+  else
+    launch_lines<Element<dtype>, Kind>(lines<width>(args), args.launch.stream);
 }
 
 template <DType dtype, int width, int stride>

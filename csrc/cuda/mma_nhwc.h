@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(Kind::threads, Kind::blocks) stream_lines(Line
     const Bias<Kind> bias{smem.weights.bias[warp][t], smem.weights.scale[warp][t]};
     Watch<Kind> watch;
     stream<Kind, T, Sync>(g, walk, weights, bias, watch, smem.ring[team]);
-    if (!may_need_mending(smem.weights, watch)) return;
+    if (!Sync::mends || !may_need_mending(smem.weights, watch)) return;
     Sync::template row<Kind::warps>(team);
     mend<Kind, T>(g, walk);
   }

@@ -59,7 +59,7 @@ __device__ __forceinline__ void mend_columns(const Lines& g, const Walk& walk, i
                   static_cast<int64_t>(column) * g.channels + channel;
       if (is_finite(*result)) continue;
       const float sum = result_at<Kind, T>(g, image, p, column, channel);
-      *result = from_acc<T>(Kind::spread == 1 && g.scale ? with_epilogue(g, sum, channel, result) : sum);
+      *result = from_acc<T>(Kind::fuses ? with_epilogue(g, sum, channel, result) : sum);
     }
   }
 }

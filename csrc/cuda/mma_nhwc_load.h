@@ -16,7 +16,7 @@ constexpr int taps = 3, tile_pixels = 16, warp_channels = 16;
 template <int group_width>
 struct Team {
   static constexpr int width = group_width, warps = (width + warp_channels - 1) / warp_channels;
-  static constexpr bool pairs = width == 4;
+  static constexpr bool pairs = width == 4, fuses = false;
   static constexpr int channels = width <= 8 ? 16 : width;           // that exist
   static constexpr int vectors = 2 * warps;                          // of 8 channels, of a pixel in the ring
   static constexpr int depth = width == 8 ? 8 : 16;                  // source channels of one mma; x columns in pairs
@@ -89,6 +89,14 @@ struct Spread<4> : Team<4> {
   static constexpr int tap(int, int t, int own) { return t == 0 ? 1 + own : t == 1 && own == 1 ? 0 : taps; }
 };
 
+// A kernel that gathers and applies an Epilogue, which takes registers.
+template <class Kind>
+struct Fused : Kind {
+  static constexpr bool fuses = true;
+  static constexpr int teams = Kind::warps == 2 ? 2 : Kind::teams, threads = 32 * Kind::warps * teams;
+  static constexpr int blocks = Kind::warps == 2 ? 3 : Kind::blocks > 1 ? Kind::blocks - 1 : 1;
+};
+
 // A stage of the ring: [vector][pixel]. The pitch is such that the 8 vectors that 8 lanes copy, all of 4, 2 or 1
 // pixels, lie in different banks, as do any 8 neighbouring pixels that ldmatrix reads of one vector.
 template <class Kind>
@@ -123,6 +131,7 @@ __device__ __forceinline__ T* advance(T* pointer, int64_t bytes) {
 
 // What keeps the lanes in order; a parameter of the kernel so that tests can leave one out.
 struct Sync {
+  static constexpr bool mends = true;  // results that are not finite; that would hide what tests look for
   __device__ static void weights() { __syncthreads(); }
   template <int warps>
   __device__ static void row(int team) {

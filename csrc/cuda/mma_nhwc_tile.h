@@ -124,10 +124,13 @@ __device__ __forceinline__ void apply_epilogue(const Lines& g, float (&values)[2
     values[2 * tile] = values[2 * tile] * scale.x + shift.x;
     values[2 * tile + 1] = values[2 * tile + 1] * scale.y + shift.y;
   }
-  if (g.residual && exists) {
+  if (g.residual) {
     const T* residual = static_cast<const T*>(g.residual) + (result - static_cast<T*>(g.result));
 #pragma unroll
     for (int tile = 0; tile < Kind::tiles; ++tile) {
+      bool reads = exists;  // up to width 8 the sums are of channels that the even or the odd lane of two will store
+      if (Kind::width <= 8) reads = __shfl_sync(0xffffffffu, exists, (threadIdx.x % 32 & ~1u) + tile * Kind::width / 8);
+      if (!reads) continue;
       const uint32_t bits = *reinterpret_cast<const uint32_t*>(residual + channel_of_tile<Kind>(tile));
       T pair[2];
       __builtin_memcpy(pair, &bits, sizeof(bits));
@@ -151,7 +154,7 @@ __device__ __forceinline__ void store_row(const Lines& g, const Sums<Kind>& sums
     float values[2 * Kind::tiles];
 #pragma unroll
     for (int i = 0; i < 2 * Kind::tiles; ++i) values[i] = sums[i / 2][2 * half + i % 2];
-    if (Kind::spread == 1 && g.scale) {
+    if constexpr (Kind::fuses) {
       apply_epilogue<Kind>(g, values, bias, advance(result, half * g.lower_half), exists[half]);
     } else {
 #pragma unroll

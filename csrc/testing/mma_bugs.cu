@@ -12,23 +12,25 @@ using cuda::mma_nhwc::Gather;
 using cuda::mma_nhwc::Lines;
 using cuda::mma_nhwc::Spread;
 
-struct None : cuda::mma_nhwc::Sync {};
+struct None : cuda::mma_nhwc::Sync {
+  static constexpr bool mends = false;
+};
 
-struct NoBarrierAfterWeights : cuda::mma_nhwc::Sync {
+struct NoBarrierAfterWeights : None {
   __device__ static void weights() {}
 };
 
-struct NoTeamBarrier : cuda::mma_nhwc::Sync {
+struct NoTeamBarrier : None {
   template <int warps>
   __device__ static void row(int) {}
 };
 
-struct NoAsyncWait : cuda::mma_nhwc::Sync {
+struct NoAsyncWait : None {
   template <int newest>
   __device__ static void copies() {}
 };
 
-struct AsyncWaitTooLax : cuda::mma_nhwc::Sync {
+struct AsyncWaitTooLax : None {
   template <int newest>
   __device__ static void copies() {
     ptx::cp_async_wait_group<newest + 1>();
