@@ -6,7 +6,7 @@ SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 export RESNEXT_KERNELS_TESTING ?= 1
 export MAX_JOBS ?= 2
 
-.PHONY: help build demo test cuda verify mmpretrain docs wheel asan gpu bench lint format abi clean
+.PHONY: help build demo test cuda verify mmpretrain docs asan gpu bench lint format abi clean
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
@@ -54,6 +54,10 @@ mmpretrain: build requirements-mmpretrain.txt  ## Run the tests against mmpretra
 
 asan: build  ## Run the emulated kernels under AddressSanitizer
 	$(BIN)/python -m pytest -q tests/test_asan.py --asan
+
+docs: $(VENV)/.installed requirements-docs.txt  ## Build the documentation into build/site, every warning an error
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 gpu:  ## On a machine with a GPU: build for it, test, sanitize, benchmark (PYTHON=one with torch, pytest, numpy)
 	$(PYTHON) benchmarks/run_gpu.py
