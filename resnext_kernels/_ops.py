@@ -79,7 +79,7 @@ has_amx = getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16", False) 
 # --- fake kernels: the shape checks of csrc/torch/operator.cpp in the same words, and outputs of the same strides
 
 
-def _is_channels_last(tensor: torch.Tensor) -> bool:
+def is_channels_last(tensor: torch.Tensor) -> bool:
     """c10's is_channels_last_strides_2d, as in csrc/torch/operator.cpp."""
     sizes, strides = tensor.shape, tensor.stride()
     if strides[1] == 0:
@@ -149,7 +149,7 @@ def _check_size(tensor, argument: str, expected) -> None:
 
 
 def _empty(size, like: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    channels_last = _is_channels_last(like) or _is_channels_last(other)
+    channels_last = is_channels_last(like) or is_channels_last(other)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=memory_format)
 

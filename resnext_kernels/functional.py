@@ -233,7 +233,7 @@ def _why_amx(input: Tensor, weight: Tensor, stride, groups: int) -> str:
     if input.dtype != torch.bfloat16 or not _ops.has_amx:
         return ""
     width, even = max(weight.shape[1], weight.shape[0] // groups), _pair(stride) == (1, 1)
-    channels_last = any(t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last) for t in (input, weight))
+    channels_last = any(t.dim() == 4 and _ops.is_channels_last(t) for t in (input, weight))
     slower = width > (4 if even else 7) if channels_last else width > 16 and even
     return f"bfloat16 with groups of {width} channels: PyTorch's kernel uses the CPU's matrix unit" if slower else ""
 
@@ -296,7 +296,7 @@ def explain(
     if isinstance(padding, str):
         input, padding = _pad_for(padding, input, weight, dilation)
     image = input if input.dim() == 4 else input.unsqueeze(0)
-    channels_last = _ops._is_channels_last(image) or _ops._is_channels_last(weight)
+    channels_last = _ops.is_channels_last(image) or _ops.is_channels_last(weight)
     shape = [*image.shape, *weight.shape, groups, *stride, *_pair(padding), *dilation]
     entries = tuple(_ops.explain_lines(image.device.type, op, shape, image.dtype, channels_last))
     memory_format = torch.channels_last if channels_last else torch.contiguous_format

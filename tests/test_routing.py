@@ -94,3 +94,12 @@ def test_bfloat16_on_a_cpu_with_a_matrix_unit(monkeypatch, width, stride, channe
 def test_a_module_in_double_is_no_slower_than_pytorch():
     module = GroupedConv2d(8, 8, 3, padding=1, groups=4, dtype=torch.float64)
     assert operators(lambda: module(torch.randn(1, 8, 5, 5, dtype=torch.float64))) == []
+
+
+def test_the_choice_works_inside_vmap(monkeypatch):
+    monkeypatch.setattr(_ops, "has_amx", True)
+    args, options = problem(torch.bfloat16)
+    images = torch.randn(3, 2, 8, 7, 8).bfloat16()
+    each = torch.vmap(lambda image: grouped_conv2d(image, args[1], **options))(images)
+    together = grouped_conv2d(images.flatten(0, 1), args[1], **options)
+    torch.testing.assert_close(each.flatten(0, 1), together)
