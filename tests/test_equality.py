@@ -14,8 +14,9 @@ import re
 import pytest
 
 from benchmarks import cubins
+from tests.proofs import prove
 
-sentryward = pytest.importorskip("sentryward", reason="no sentryward: `make .venv/.verify` installs it")
+pytest.importorskip("sentryward", reason="no sentryward: `make .venv/.verify` installs it")
 if WHY_NOT := cubins.why_not():
     pytest.skip(f"CUDA kernels cannot be compiled here: {WHY_NOT}", allow_module_level=True)
 
@@ -98,7 +99,7 @@ def verify(tmp_path, source, fields, reference):
     (tmp_path / "reference_binding.json").write_text(json.dumps(binding))
     (tmp_path / "reference.py").write_text(f"from tests.references import {reference} as reference\n")
     files = {"input": str(tmp_path / "input.json"), "reference": str(tmp_path / "reference.py")}
-    return sentryward.verify(str(path), **files, timeout_seconds=240, memory_limit_mib=4096)
+    return prove(path, 240, **files)
 
 
 def test_the_generic_fprop_is_the_convolution(tmp_path):
