@@ -213,6 +213,10 @@ NOT_VERIFIED |= {
     for width in (4, 8, 16, 32, 64)
     for stride in (1, 2)
 }
+NOT_VERIFIED |= dict.fromkeys(
+    ("stream_lines<f16, Gather<8, 2>, Sync>", "stream_lines<f16, Gather<16, 2>, Sync>"),
+    "the checker takes no pointer that a parameter moves backwards: 'pointer offset outside unsigned range'",
+)
 LINES_KINDS = {
     width: (f"Gather<{width}, 1>", f"Gather<{width}, 2>", f"Spread<{width}>") for width in (4, 8, 16, 32, 64)
 }
