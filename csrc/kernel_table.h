@@ -21,6 +21,7 @@ struct Problem {
   int alignment = 16;    // of all activations, in bytes: the largest power of two up to 16 that divides their addresses
   bool fused = false;    // fprop with an Epilogue
   int architecture = 0;  // of the GPU, such as 80 for compute capability 8.0; 0 on the CPU
+  bool allow_tf32 = false;  // f32 on a GPU: products may be of operands rounded to TF32
 };
 
 // One row of a kernel table. `Args` is the argument record of the pass (FpropArgs, DgradArgs, WgradArgs).

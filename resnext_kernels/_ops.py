@@ -241,6 +241,14 @@ def _flops_grad_weight(grad_output, input, *args, out_shape=None, **kwargs) -> i
     return conv_flop_count(input, out_shape, grad_output)
 
 
+# --- PyTorch's settings, for the libraries, which cannot read them
+
+
+def _allow_tf32() -> bool:
+    """Whether PyTorch lets float32 convolutions on a GPU round their operands to TF32, as cuDNN's do by default."""
+    return torch.backends.cudnn.conv.fp32_precision == "tf32"
+
+
 # --- devices without kernels: one sentence instead of the dispatcher's list of backends
 
 
@@ -257,3 +265,4 @@ def _no_kernel(*args, kernel_name=""):
 _library = torch.library.Library(NAMESPACE, "IMPL")
 for _operator in (*OPERATORS.values(), GRAD_WEIGHT_BIAS, ACT):
     _library.impl(_operator, _no_kernel, "CompositeExplicitAutograd")
+_library.impl("_allow_tf32", _allow_tf32, "CompositeExplicitAutograd")

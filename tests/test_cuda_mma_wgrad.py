@@ -126,7 +126,7 @@ def test_other_problems_are_refused(width, stride):
     problem = problem_of(width, stride, 1, 5, 6)
     name = name_of(width, stride, "f16")
     for changes, dtype, layout, reason in (
-        ({}, "bf16", "NHWC", "another type"),
+        ({}, "bf16", "NHWC", "float16 only"),
         ({}, "f16", "NCHW", "NHWC only"),
         ({"groups": 1}, "f16", "NHWC", "another group width"),
         ({"kernel_size": (3, 1)}, "f16", "NHWC", "3x3 only"),

@@ -5,6 +5,7 @@
 #include "launch.h"
 #include "mma_wgrad.h"
 #include "mma_wgrad_kernel.h"
+#include "padded_3x3.h"
 
 namespace resnext::cuda::mma_wgrad {
 
@@ -69,16 +70,9 @@ namespace resnext::cuda {
 template <class T, int width, int stride>
 const char* mma_wgrad_why_not(const Problem& problem) {
   const ConvShape& s = problem.shape;
-  if (problem.architecture < 80) return "needs compute capability 8.0";
-  if (problem.dtype != mma_wgrad::dtype_of<T>) return "another type";
-  if (problem.layout != Layout::nhwc) return "NHWC only";
-  if (s.c_per_group() != width || s.k_per_group() != width) return "another group width";
-  if (s.r != 3 || s.s != 3) return "3x3 only";
-  if (s.stride_h != stride || s.stride_w != stride) return "another stride";
-  if (s.pad_h != 1 || s.pad_w != 1) return "padding 1 only";
-  if (s.dilation_h != 1 || s.dilation_w != 1) return "dilation 1 only";
+  const DType dtype = mma_wgrad::dtype_of<T>;
+  if (const char* reason = padded_3x3_mma_why_not(problem, dtype, Layout::nhwc, width, stride)) return reason;
   if (s.c % 8 != 0) return "channels are no multiple of 8";
-  if (problem.alignment < 16) return "activations are not 16-byte aligned";
   if (s.c >= 1 << 26 || s.h >= 1 << 26 || s.w >= 1 << 26) return "an axis has 2^26 elements";
   if (s.n * s.p() >= (int64_t(1) << 30) / s.q()) return "there are 2^30 output pixels";
   return nullptr;

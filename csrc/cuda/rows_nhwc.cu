@@ -1,8 +1,8 @@
 // The entries of the row-streaming kernels of rows_nhwc.h, and what they accept.
 #include <type_traits>
 
+#include "padded_3x3.h"
 #include "rows.h"
-#include "rows_fields.h"
 #include "rows_nhwc.h"
 
 namespace resnext::cuda {
@@ -11,19 +11,21 @@ using namespace rows_nhwc;
 template <int width, int stride>
 const char* rows_nhwc_why_not(const Problem& problem) {
   const ConvShape& s = problem.shape;
-  if (const char* reason = rows_why_not(problem, Layout::nhwc, width, stride)) return reason;
+  if (const char* reason = padded_3x3_why_not(problem, DType::f32, Layout::nhwc, width, stride)) return reason;
   return s.h >= 1 << 30 || s.w >= 1 << 30 ? "the map has 2^30 rows or columns" : nullptr;
 }
 
 template <int width, int stride>
 void fprop_rows_nhwc(const FpropArgs& args) {
-  launch_rows<Gw<width, stride>>(rows_fields<Rows, width>(args), args.problem.shape.n, args.launch.stream);
+  launch_rows<Gw<width, stride>>(padded_3x3_fields<Rows>(args), args.launch.stream);
 }
 
 template <int width, int stride>
 void dgrad_rows_nhwc(const DgradArgs& args) {
   using Kind = std::conditional_t<stride == 1, Gw<width, 1>, Spread<width>>;
-  launch_rows<Kind>(rows_fields<Rows, width>(args), args.problem.shape.n, args.launch.stream);
+  Rows g = padded_3x3_fields<Rows>(args);
+  g.turned = stride == 1;
+  launch_rows<Kind>(g, args.launch.stream);
 }
 
 int64_t no_workspace(const Problem&, int) { return 0; }

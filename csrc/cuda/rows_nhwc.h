@@ -175,27 +175,27 @@ __global__ void __launch_bounds__(32 * Gw::warps, Gw::blocks) stream_rows(Rows g
 }
 
 template <class Gw, class Map, class Sync>
-void launch_map(Rows g, int64_t images, void* stream) {
+void launch_map(Rows g, void* stream) {
   constexpr int most_rows = 7;
   const int64_t rows = blocks_for(g.result_rows, Gw::spread);
   g.runs = blocks_for(rows, most_rows);
   g.run_rows = static_cast<int>(blocks_for(rows, g.runs));
   g.strips = blocks_for(g.result_columns, Gw::spread * Map::segment_tiles * tile_columns);
-  g.segments = images * g.strips * g.runs;
+  g.segments = g.images * g.strips * g.runs;
   g.channel_blocks = blocks_for(g.channels, block_channels);
   const int64_t blocks = g.channel_blocks * blocks_for(g.segments, Gw::warps * Map::segments);
   if (blocks > 0) launch(stream_rows<Gw, Map, Sync>, {blocks}, {32 * Gw::warps}, sizeof(Smem<Gw, Map>), stream, g);
 }
 
 template <class Gw, class Sync = Sync>
-void launch_rows(const Rows& g, int64_t images, void* stream) {
+void launch_rows(const Rows& g, void* stream) {
   const int64_t columns = blocks_for(g.result_columns, Gw::spread);
   if (columns <= Narrow::segment_tiles * tile_columns)
-    launch_map<Gw, Narrow, Sync>(g, images, stream);
+    launch_map<Gw, Narrow, Sync>(g, stream);
   else if (columns <= Medium::segment_tiles * tile_columns)
-    launch_map<Gw, Medium, Sync>(g, images, stream);
+    launch_map<Gw, Medium, Sync>(g, stream);
   else
-    launch_map<Gw, Wide, Sync>(g, images, stream);
+    launch_map<Gw, Wide, Sync>(g, stream);
 }
 
 }  // namespace resnext::cuda::rows_nhwc

@@ -73,7 +73,7 @@ struct Rows {
   const float *source, *weight, *bias;
   float* result;
   int64_t weight_result, weight_source, weight_group, weight_r, weight_s;
-  int64_t channels, channel_blocks, segments, strips, runs;
+  int64_t channels, images, channel_blocks, segments, strips, runs;
   int rows, columns, result_rows, result_columns, run_rows;
   bool turned;
   bool relu;  // the Epilogue of a fused fprop, else false and null

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "launch.h"
+#include "padded_3x3.h"
 #include "rows_wgrad.h"
 #include "rows_wgrad_kernel.h"
 
@@ -153,14 +154,7 @@ namespace resnext::cuda {
 template <int width, int stride, Layout layout>
 const char* rows_wgrad_why_not(const Problem& problem) {
   const ConvShape& s = problem.shape;
-  if (problem.dtype != DType::f32) return "float only";
-  if (problem.layout != layout) return layout == Layout::nhwc ? "NHWC only" : "NCHW only";
-  if (s.c_per_group() != width || s.k_per_group() != width) return "another group width";
-  if (s.r != 3 || s.s != 3) return "3x3 only";
-  if (s.stride_h != stride || s.stride_w != stride) return "another stride";
-  if (s.pad_h != 1 || s.pad_w != 1) return "padding 1 only";
-  if (s.dilation_h != 1 || s.dilation_w != 1) return "dilation 1 only";
-  if (problem.alignment < 16) return "activations are not 16-byte aligned";
+  if (const char* reason = padded_3x3_why_not(problem, DType::f32, layout, width, stride)) return reason;
   if (s.c >= 1 << 30 || s.h >= 1 << 30 || s.w >= 1 << 30) return "an axis has 2^30 elements";
   if (layout == Layout::nchw && s.h * s.w >= 1 << 25) return "maps have 2^25 pixels";
   if (s.n * s.p() >= (int64_t(1) << 30) / s.q()) return "there are 2^30 output pixels";

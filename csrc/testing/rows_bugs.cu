@@ -38,6 +38,7 @@ bool run(const void* input, void* output, void* stream) {
   g.result_rows = Gw::spread * g.rows;
   g.result_columns = Gw::spread * g.columns;
   g.channels = 32;
+  g.images = 1;
   g.source = static_cast<const float*>(input);
   g.weight = g.source + g.rows * g.columns * g.channels;
   g.result = static_cast<float*>(output);
@@ -46,7 +47,7 @@ bool run(const void* input, void* output, void* stream) {
   g.weight_source = 9;
   g.weight_result = 9 * Gw::width;
   g.weight_group = g.weight_result * Gw::width;
-  cuda::rows_nhwc::launch_map<Gw, cuda::rows_nhwc::Wide, Sync>(g, 1, stream);
+  cuda::rows_nhwc::launch_map<Gw, cuda::rows_nhwc::Wide, Sync>(g, stream);
   return true;
 }
 

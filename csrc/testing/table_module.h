@@ -54,8 +54,10 @@ inline Problem make_problem(const std::array<int64_t, 14>& shape, const std::str
     problem.dtype = DType::f16;
   else if (dtype == "bf16")
     problem.dtype = DType::bf16;
+  else if (dtype == "tf32")  // float32 where the setting allows TF32
+    problem.allow_tf32 = true;
   else
-    require(dtype == "f32", "expected dtype to be f64, f32, f16 or bf16, got '", dtype, "'");
+    require(dtype == "f32", "expected dtype to be f64, f32, tf32, f16 or bf16, got '", dtype, "'");
   if (layout == "NHWC")
     problem.layout = Layout::nhwc;
   else

@@ -24,6 +24,7 @@ struct Cpu {
   static const auto& table(const WgradArgs*) { return cpu::wgrad_table(); }
 
   static int architecture(int) { return 0; }
+  static bool allow_tf32(DType) { return false; }
 
   // A large output is fresh memory in most calls: glibc returns blocks over 32 MB to the system when they are freed.
   // In huge pages its first touch costs one fault for each 2 MB instead of one for each 4 KB.
@@ -63,6 +64,7 @@ STABLE_TORCH_LIBRARY(resnext_kernels, library) {
   library.def(
       "grouped_conv2d_grad_weight_bias(Tensor grad_output, Tensor input, SymInt[2] kernel_hw, int[2] stride, "
       "int[2] padding, int[2] dilation, SymInt groups, *, str kernel_name=\"\") -> (Tensor, Tensor)");
+  library.def("_allow_tf32() -> bool");
   library.def("_explain_cpu(str pass_name, int[] problem_shape, ScalarType dtype, bool channels_last) -> str");
   library.def("_explain_cuda(str pass_name, int[] problem_shape, ScalarType dtype, bool channels_last) -> str");
 }

@@ -16,6 +16,15 @@ struct Cuda {
 
   static int architecture(int device) { return cuda::gpu_architecture(device); }
 
+  // PyTorch keeps the setting where the stable ABI does not reach; _ops.py implements the operator that reads it. A
+  // process without Python, such as one that runs an AOTInductor package, has no such operator and computes in full.
+  static bool allow_tf32(DType dtype) {
+    if (dtype != DType::f32) return false;
+    StableIValue result{};
+    const AOTITorchError error = torch_call_dispatcher("resnext_kernels::_allow_tf32", "", &result, TORCH_ABI_VERSION);
+    return error == AOTI_TORCH_SUCCESS && torch::stable::detail::to<bool>(result);
+  }
+
   template <class Args>
   static void launch(const KernelEntry<Args>& entry, Args& args, const Tensor& like) {
     const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());

@@ -19,6 +19,7 @@
 //   static table(const Args*) -> the device's kernel table for that pass
 //   static prepare(const Tensor& output) -> whatever helps before the output is first written
 //   static architecture(device index, -1 for the current) -> Problem::architecture
+//   static allow_tf32(DType) -> Problem::allow_tf32, as PyTorch's settings have it now
 //   static launch(const KernelEntry<Args>&, Args&, const Tensor& like) -> workspace, stream or threads, and go
 namespace resnext::binding {
 
@@ -71,6 +72,7 @@ void run(Args args, const std::string& kernel_name, const Tensor& like) {
   const auto& table = Device::table(&args);
   args.problem.alignment = alignment_of(args);
   args.problem.architecture = Device::architecture(like.get_device_index());
+  args.problem.allow_tf32 = Device::allow_tf32(args.problem.dtype);
   std::string error;
   const auto* entry = select(table, args.problem, kernel_name, error);
   STD_TORCH_CHECK(entry, error);
@@ -243,6 +245,7 @@ std::string explain_problem(const std::string& pass, const Ints& problem_shape, 
                                         {{v[9], v[10]}, {v[11], v[12]}, {v[13], v[14]}, v[8]});
   Problem problem{shape, dtype_of(dtype, "dtype"), channels_last ? Layout::nhwc : Layout::nchw};
   problem.architecture = Device::architecture(-1);
+  problem.allow_tf32 = Device::allow_tf32(problem.dtype);
   problem.fused = pass == "fprop_act";
   if (pass == "fprop" || problem.fused) return explain(Device::table(static_cast<FpropArgs*>(nullptr)), problem);
   if (pass == "dgrad") return explain(Device::table(static_cast<DgradArgs*>(nullptr)), problem);

@@ -25,6 +25,13 @@ def _only_if_asked_for(request):
         pytest.skip("more than 2^31 elements: run with --huge")
 
 
+@pytest.fixture(autouse=True)
+def _float32_in_full():
+    """Neither this package's kernels nor cuDNN's round float32 to TF32, so that results can be compared."""
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        yield
+
+
 @pytest.fixture(scope="session")
 def device(request):
     """The device under test: "cuda", or "cpu" in a rehearsal."""
