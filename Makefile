@@ -6,7 +6,7 @@ SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 export RESNEXT_KERNELS_TESTING ?= 1
 export MAX_JOBS ?= 2
 
-.PHONY: help build demo test cuda verify mmpretrain docs asan gpu bench lint format wheel abi clean
+.PHONY: help build demo test fuzz cuda verify mmpretrain docs asan gpu bench lint format wheel abi clean
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
@@ -26,6 +26,9 @@ demo: build  ## Real photographs through ResNeXt-50 on this package: agreement, 
 
 test: build $(VENV)/.nvcc $(VENV)/.verify $(VENV)/.wheel  ## The whole test suite
 	$(BIN)/python -m pytest -n $(MAX_JOBS) --dist loadfile
+
+fuzz: build  ## 10,000 random calls, good and bad, against nn.Conv2d; `make test` has 550 others
+	$(BIN)/python -m pytest -q -n $(MAX_JOBS) -m slow tests/test_fuzz.py
 
 $(VENV)/.nvcc: $(VENV)/.installed requirements-cuda.txt
 	$(BIN)/python benchmarks/cubins.py > $@ || $(BIN)/pip install --quiet -r requirements-cuda.txt || \
