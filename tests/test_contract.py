@@ -205,6 +205,28 @@ def test_nothing_warns():
         module(image[0]).sum().backward()
 
 
+def test_no_channels():
+    """Without inputs there are no outputs, whatever the module says; without outputs its call is an error."""
+    for cls in (GroupedConv2d, nn.Conv2d):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # there is nothing to initialise
+            inputless, outputless = cls(0, 8, 3, groups=4), cls(8, 0, 3, groups=4)
+        assert inputless(torch.randn(2, 0, 6, 6)).shape == (2, 0, 4, 4)
+        with pytest.raises(RuntimeError, match="Given groups=4, expected weight to be at least 4 at dimension 0"):
+            outputless(torch.randn(2, 8, 6, 6))
+
+
+def test_calls_that_are_no_convolution():
+    for cls in (GroupedConv2d, nn.Conv2d):
+        with pytest.raises(ValueError, match="out_channels must be divisible by groups"):
+            cls(8, 6, 3, groups=4)
+        module = cls(8, 8, 3, groups=4)
+        with pytest.raises(TypeError):
+            module(None)
+        with pytest.raises(RuntimeError, match=r"Expected 3D \(unbatched\) or 4D \(batched\) input to conv2d"):
+            module(torch.randn(5, 5))
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_kernels")
 @pytest.mark.parametrize("channels_last", [False, True])
