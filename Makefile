@@ -6,7 +6,7 @@ SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 export RESNEXT_KERNELS_TESTING ?= 1
 export MAX_JOBS ?= 2
 
-.PHONY: help build demo test cuda verify mmpretrain docs asan gpu bench lint format abi clean
+.PHONY: help build demo test fuzz cuda verify mmpretrain docs asan gpu bench lint format wheel abi clean
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
@@ -24,8 +24,11 @@ build: $(VENV)/.built  ## Set up .venv and build the package in place
 demo: build  ## Real photographs through ResNeXt-50 on this package: agreement, times, a picture
 	$(BIN)/python examples/demo.py
 
-test: build $(VENV)/.nvcc $(VENV)/.verify  ## The whole test suite
+test: build $(VENV)/.nvcc $(VENV)/.verify $(VENV)/.wheel  ## The whole test suite
 	$(BIN)/python -m pytest -n $(MAX_JOBS) --dist loadfile
+
+fuzz: build  ## 10,000 random calls, good and bad, against nn.Conv2d; `make test` has 550 others
+	$(BIN)/python -m pytest -q -n $(MAX_JOBS) -m slow tests/test_fuzz.py
 
 $(VENV)/.nvcc: $(VENV)/.installed requirements-cuda.txt
 	$(BIN)/python benchmarks/cubins.py > $@ || $(BIN)/pip install --quiet -r requirements-cuda.txt || \
@@ -33,9 +36,13 @@ $(VENV)/.nvcc: $(VENV)/.installed requirements-cuda.txt
 	$(BIN)/python benchmarks/cubins.py > $@ || true
 
 # With a toolkit from pip, libcudart has a version in its name only; the link gives the linker the name that it wants.
-cuda: $(VENV)/.nvcc  ## Compile every CUDA kernel for every architecture, check the budgets, build and load the library
-	mkdir -p build/cuda/lib && ln -sf "$$(ls -d $$(cat $<)/lib/libcudart.so.* | head -1)" build/cuda/lib/libcudart.so
-	RESNEXT_KERNELS_CUDA=1 CUDA_HOME="$$(cat $<)" LIBRARY_PATH="$(CURDIR)/build/cuda/lib" PATH="$(abspath $(BIN)):$$PATH" \
+build/cuda/lib: $(VENV)/.nvcc
+	mkdir -p $@
+	test ! -s $< || ln -sf "$$(ls -d $$(cat $<)/lib/libcudart.so.* | head -1)" $@/libcudart.so
+
+TOOLKIT = LIBRARY_PATH="$(CURDIR)/build/cuda/lib" PATH="$(abspath $(BIN)):$$PATH"
+cuda: build/cuda/lib  ## Compile every CUDA kernel for every architecture, check the budgets, build and load the library
+	RESNEXT_KERNELS_CUDA=1 CUDA_HOME="$$(cat $(VENV)/.nvcc)" $(TOOLKIT) \
 	  $(BIN)/python setup.py --quiet build_clib build_ext --inplace
 	$(BIN)/python -c "from resnext_kernels import _ops; assert not _ops.why_no_cuda, _ops.why_no_cuda"
 	$(BIN)/python -m pytest -q tests/test_cubins.py --all-architectures
@@ -75,15 +82,20 @@ format: $(VENV)/.installed  ## Bring Python and C++ into style
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu')
 
+$(VENV)/.wheel: $(VENV)/.installed requirements-wheel.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-wheel.txt
+	touch $@
+
+wheel: $(VENV)/.wheel build/cuda/lib  ## Build and check the CPU wheel in dist and, with a CUDA toolkit, the CUDA wheel
+	$(TOOLKIT) $(BIN)/python benchmarks/wheels.py --cuda-home "$$(cat $(VENV)/.nvcc)"
+
 ABI_TORCH ?= 2.13.0
-abi: $(VENV)/.installed  ## Run the tests of a wheel built here under another torch (ABI_TORCH=2.13.0)
-	rm -rf build/abi && mkdir -p build/abi
-	RESNEXT_KERNELS_TESTING=0 $(BIN)/python -m build --no-isolation --wheel --outdir build/abi .
-	$(PYTHON) -m venv build/abi/venv
-	build/abi/venv/bin/pip install --quiet torch==$(ABI_TORCH) $$(grep -E '^(numpy|pytest|setuptools)==' requirements-dev.txt)
-	build/abi/venv/bin/pip install --quiet --no-deps build/abi/*.whl
+abi: $(VENV)/.wheel  ## Build and check the CPU wheel and run its tests under another torch (ABI_TORCH=2.13.0)
+	rm -rf build/abi
+	$(BIN)/python benchmarks/wheels.py --output build/abi --torch $(ABI_TORCH) --environments build/abi
+	build/abi/cpu/bin/pip install --quiet $$(grep -E '^(numpy|pytest|setuptools)==' requirements-dev.txt)
 	cp -r tests build/abi/tests
-	cd build/abi && venv/bin/python -m pytest -q -c /dev/null --rootdir . \
+	cd build/abi && cpu/bin/python -m pytest -q -c /dev/null --rootdir . \
 	  tests/test_functional.py tests/test_autograd.py tests/test_compile.py tests/test_private_torch.py
 
 clean:  ## Remove everything that make made

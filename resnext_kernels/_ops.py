@@ -16,8 +16,10 @@ class ResNeXtKernelsWarning(UserWarning):
     """Something about this installation is not as it should be; the text says what."""
 
 
-def _load(name: str) -> None:
-    path = Path(__file__).parent / f"{name}.abi3.so"
+CPU_LIBRARY, CUDA_LIBRARY = (Path(__file__).parent / f"{name}.abi3.so" for name in ("_C", "_C_cuda"))
+
+
+def _load(path: Path) -> None:
     if not path.exists():
         raise ImportError(f"resnext_kernels is not built ({path.name} is missing): pip install --no-build-isolation .")
     try:
@@ -33,16 +35,17 @@ def _load_cuda() -> str:
     """Loads the CUDA library if torch can use it; returns why not, or nothing."""
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is built without CUDA"
-    try:
-        _load("_C_cuda")
-    except ImportError as error:
-        if (Path(__file__).parent / "_C_cuda.abi3.so").exists():  # built, but broken: that is worth a warning
-            warnings.warn(str(error), ResNeXtKernelsWarning, stacklevel=2)
+    if not CUDA_LIBRARY.exists():
         return "this installation was built without its CUDA library"
+    try:
+        _load(CUDA_LIBRARY)
+    except ImportError as error:
+        warnings.warn(str(error), ResNeXtKernelsWarning, stacklevel=2)
+        return "this installation's CUDA library cannot be loaded with this torch"
     return ""
 
 
-_load("_C")
+_load(CPU_LIBRARY)
 why_no_cuda = _load_cuda()
 
 # The three operators, by the tensor of the trilinear form sum(input * weight * output) that each one computes.

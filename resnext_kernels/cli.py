@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d
 
-from . import _ops, bench, problems
+from . import _ops, bench, fatbinary, problems
 from .functional import Explanation, explain, grouped_conv2d
 from .module import GroupedConv2d, convert
 
@@ -55,6 +55,7 @@ def info() -> dict:
         "threads": torch.get_num_threads(),
         "cuda_of_torch": torch.version.cuda,
         "cuda_library": _ops.why_no_cuda or "loaded",
+        "cuda_architectures": cuda_architectures(),
         "gpus": [f"{gpu.name} (sm_{gpu.major}{gpu.minor})" for gpu in gpus],
         "example": f"{layer.name} float32 contiguous",
         "kernels": kernels,
@@ -68,6 +69,11 @@ def installed_version() -> str:
         return version("resnext_kernels")
     except PackageNotFoundError:
         return "not installed by pip"
+
+
+def cuda_architectures() -> list[str]:
+    """What the CUDA library was built for, loaded or not; [] in a build for the CPU only."""
+    return fatbinary.architectures(_ops.CUDA_LIBRARY) if _ops.CUDA_LIBRARY.exists() else []
 
 
 def active_kernels(device: str, op: str, layer: problems.Problem) -> dict[str, str]:
@@ -92,10 +98,9 @@ def show_info(facts: dict) -> None:
     kernels = {"CPU": facts["kernels"], "CUDA": facts["cuda_kernels"]}
     for key, value in facts.items():
         if not isinstance(value, dict) and key != "example":
-            text = (
-                (" ".join(value) if key == "cpu_features" else ", ".join(value)) if isinstance(value, list) else value
-            )
-            print(f"{key.replace('_', ' '):16} {text or 'none'}")
+            text = (", " if key == "gpus" else " ").join(value) if isinstance(value, list) else value
+            none = "none: this is a build for the CPU only" if key == "cuda_architectures" else "none"
+            print(f"{key.replace('_', ' '):18} {text or none}")
     for device, ops in kernels.items():
         if ops:
             print(f"\n{device} kernels for {facts['example']}, in the order in which they are tried:")

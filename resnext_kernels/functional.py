@@ -159,8 +159,8 @@ def why_pytorch(input, weight, bias, stride, padding, dilation, groups, kernel: 
 
 def _why_not_an_operand(input, weight, bias, stride, padding, dilation, groups) -> str:
     """Why the operator cannot take these arguments: PyTorch computes them, or raises its own error. "" if it can."""
-    tensors = [t for t in (input, weight, bias) if t is not None]
-    if not all(isinstance(t, Tensor) for t in tensors) or len(tensors) < 2:
+    tensors = [input, weight] if bias is None else [input, weight, bias]
+    if not all(isinstance(t, Tensor) for t in tensors):
         return "an argument is not a tensor"
     if input.dtype not in _DTYPES:
         return f"dtype {input.dtype}"

@@ -13,8 +13,8 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,8 @@ _VARIANT = re.compile(r"conv1\.\d|.*\.(se|downsample\.2)\.")  # deep stem, squee
 _OTHER_NAMES = {"timm": "torchvision", "mmcls": "mmpretrain"}
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
-_EMA_WRAPPERS = ("ema_state_dict", "state_dict_ema", "model_ema", "ema")
+_EMA_WRAPPERS = ("ema_state_dict", "state_dict_ema", "model_ema", "ema", "average")
+_EMA_COUNTERS = ("steps", "n_averaged")  # of mmengine and of torch.optim.swa_utils.AveragedModel, beside the weights
 _PREFIXES = ("module.", "_orig_mod.")  # nn.DataParallel, torch.compile
 
 
@@ -108,7 +109,8 @@ def load_weights(
 ) -> str:
     """Loads weights of any known format into a model; everything is checked before anything is written.
 
-    Files are read as data only (`torch.load(weights_only=True)`, or safetensors). Known wrappers around the weights
+    Files are read as data only (`torch.load(weights_only=True)`, or safetensors), and those of `torch.save` must have
+    the checksums that they were written with. Known wrappers around the weights
     ("state_dict", "model", ...) and prefixes ("module.", "_orig_mod.") are taken off. Files from before PyTorch 1.0
     have no num_batches_tracked; the model's own stay then. For a model without a classifier (`out_indices`) that of the
     weights is passed over. Values are copied to the model's dtype and device.
@@ -189,6 +191,16 @@ def _names(model: nn.Module, own: StateDict, format: str) -> dict[str, str]:
     return {key: FORMATS[format](key, modules) for key in own}
 
 
+def _read_torch(path: Path) -> Any:
+    """What `torch.save` wrote, once its checksums are found right, which `torch.load` does not look at."""
+    if zipfile.is_zipfile(path):  # since PyTorch 1.6; older files have no checksums
+        with zipfile.ZipFile(path) as archive:
+            written = any(part.CRC for part in archive.infolist())  # they can be switched off
+            if written and (broken := archive.testzip()):
+                raise ValueError(f"the checksum of {broken} is wrong")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def _read(path: Path) -> Mapping[str, Any]:
     if path.suffix == ".safetensors":
         try:
@@ -197,7 +209,7 @@ def _read(path: Path) -> Mapping[str, Any]:
             raise ImportError(f"reading {path} needs the package safetensors: pip install safetensors") from error
         reader = load_file
     else:
-        reader = partial(torch.load, map_location="cpu", weights_only=True)
+        reader = _read_torch
     try:
         content = reader(path)
     except (OSError, MemoryError, pickle.UnpicklingError):
@@ -221,7 +233,7 @@ def _unwrap(content: Mapping[str, Any], ema: bool, what: str) -> dict[str, Tenso
         raise ValueError(f"{what} holds averaged weights only ({next(iter(wrappers))}): pass ema=True to take them")
     tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     if ema:
-        tensors.pop("steps", None)  # mmengine's counter
+        tensors = {key: value for key, value in tensors.items() if key not in _EMA_COUNTERS}
     if not tensors:
         raise ValueError(f"{what} holds no tensors, only {', '.join(map(str, list(content)[:5])) or 'nothing'}")
     while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in tensors)), None):

@@ -7,12 +7,19 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks import wheels
+
 ROOT = Path(__file__).resolve().parent.parent
+VERSION = re.search('^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.M)[1]
+needs_auditors = pytest.mark.skipif(
+    not (find_spec("auditwheel") and find_spec("abi3audit")), reason="no requirements-wheel.txt, which make installs"
+)
 SMOKE = """
 import torch, resnext_kernels
 assert "{target}" in resnext_kernels.__file__
@@ -31,20 +38,10 @@ def _run(*command, cwd=ROOT, **env):
 
 @pytest.fixture(scope="module")
 def artefacts(tmp_path_factory):
-    """A source archive, the CPU wheel that pip builds from it, and the folder with what the build left behind."""
-    out = tmp_path_factory.mktemp("dist")
-    switches = {"RESNEXT_KERNELS_CUDA": "0", "RESNEXT_KERNELS_TESTING": "0"}
-    build = [sys.executable, "-m", "build", "--no-isolation", "--sdist", "--outdir", str(out), str(ROOT)]
-    code, text = _run(*build, **switches)
-    assert code == 0, text
-    sdist = next(out.glob("*.tar.gz"))
-    with tarfile.open(sdist) as archive:
-        archive.extractall(out, filter="data")
-    tree = out / sdist.name.removesuffix(".tar.gz")
-    wheel = [sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps", "-w", str(out), "."]
-    code, text = _run(*wheel, cwd=tree, **switches)
-    assert code == 0, text
-    return sdist, next(out.glob("*.whl")), tree
+    """A source archive, the CPU wheel that is built from it, and the folder with what the build left behind."""
+    folder = tmp_path_factory.mktemp("dist")
+    archive, tree = wheels.unpacked_source(folder)
+    return archive, wheels.build(tree, folder), tree
 
 
 def test_sdist_holds_every_source(artefacts):
@@ -53,15 +50,97 @@ def test_sdist_holds_every_source(artefacts):
     sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "csrc").rglob("*") if p.is_file()}
     assert sources <= names
     assert {"setup.py", "pyproject.toml", "README.md", "LICENSE", "Makefile", "csrc/cuda/budgets.csv"} <= names
-    assert {"requirements-dev.txt", "requirements-cuda.txt"} <= names
+    assert {"requirements-dev.txt", "requirements-cuda.txt", "requirements-wheel.txt"} <= names
     assert not [name for name in names if name.endswith(".so")]
 
 
 def test_wheel_serves_every_python_and_has_no_test_code(artefacts):
-    assert "-cp310-abi3-" in artefacts[1].name
+    assert artefacts[1].name == f"resnext_kernels-{VERSION}-cp310-abi3-linux_x86_64.whl"
     names = zipfile.ZipFile(artefacts[1]).namelist()
     assert "resnext_kernels/_C.abi3.so" in names
+    assert "resnext_kernels/_C_cuda.abi3.so" not in names
     assert not [name for name in names if "testing" in name or name.startswith(("csrc", "tests"))]
+
+
+@needs_auditors
+def test_wheel_passes_its_audits(artefacts, tmp_path):
+    wheel = wheels.audited(artefacts[1], tmp_path)
+    assert re.fullmatch(rf"resnext_kernels-{VERSION}-cp310-abi3-manylinux_2_\d+_x86_64\.whl", wheel.name)
+    names = zipfile.ZipFile(wheel).namelist()
+    assert [name for name in names if ".so" in name] == ["resnext_kernels/_C.abi3.so"], "a copied library"
+
+
+UNFIT = {
+    "a test module": ("_testing_cpu", "", "holds what no user needs: resnext_kernels/_testing_cpu"),
+    "no stable ABI": ("_C_cuda", "void PyFrame_GetLasti(); void f() { PyFrame_GetLasti(); }", "abi3audit --strict"),
+    "a library of the builder's": ("_C_cuda", "void other(); void f() { other(); }", "auditwheel repair"),
+}
+
+
+@needs_auditors
+@pytest.mark.parametrize("fault", UNFIT)
+def test_unfit_wheels_are_refused(artefacts, tmp_path, fault):
+    name, text, message = UNFIT[fault]
+    compiler = ["cc", "-shared", "-fPIC", "-xc", "-", "-o"]
+    subprocess.run([*compiler, tmp_path / "libother.so"], input="void other() {}", text=True, check=True)
+    link = ["-xnone", f"-L{tmp_path}", "-lother", f"-Wl,-rpath,{tmp_path}"] if "other" in text else []
+    subprocess.run([*compiler, tmp_path / "bad.so", *link], input=text, text=True, check=True)
+    wheel = tmp_path / artefacts[1].name
+    wheel.write_bytes(artefacts[1].read_bytes())
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.write(tmp_path / "bad.so", f"resnext_kernels/{name}.abi3.so")
+    with pytest.raises(RuntimeError, match=message):
+        wheels.audited(wheel, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cuda_wheel_is_told_by_its_version(tmp_path, monkeypatch):
+    """The switches that setup.py reads, and the version, with a source that notes them and takes no time to compile."""
+    monkeypatch.setattr(torch.version, "cuda", "13.7")
+    monkeypatch.setenv("RESNEXT_KERNELS_TESTING", "1")
+    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text().replace("README.md", "words.md"))
+    for file in ("words.md", "LICENSE", "resnext_kernels/__init__.py"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    (tmp_path / "setup.py").write_text(
+        "import os, setuptools\nswitches = {key: os.environ.get(key, '') for key in ('CUDA_HOME', "
+        "'RESNEXT_KERNELS_CUDA', 'RESNEXT_KERNELS_TESTING')}\n"
+        "open('resnext_kernels/switches.py', 'w').write(repr(switches))\nsetuptools.setup()\n"
+    )
+    for home, version, cuda in ((None, VERSION, "0"), (tmp_path / "toolkit", f"{VERSION}+cu13", "1")):
+        wheel = wheels.build(tmp_path, tmp_path / "out", home)
+        assert wheel.name.startswith(f"resnext_kernels-{version}-")
+        archive = zipfile.ZipFile(wheel)
+        assert f"Version: {version}\n" in archive.read(f"resnext_kernels-{version}.dist-info/METADATA").decode()
+        switches = eval(archive.read("resnext_kernels/switches.py"))
+        assert switches["RESNEXT_KERNELS_CUDA"] == cuda
+        assert switches["RESNEXT_KERNELS_TESTING"] == "0"
+        assert home is None or switches["CUDA_HOME"] == str(home)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "changes", "why"),
+    [
+        (False, {}, ""),
+        (False, {"cuda_architectures": ["sm_80"]}, r"expected a wheel without CUDA code, got \['sm_80'\]"),
+        (True, {}, r"expected a wheel with CUDA code, got \[\]"),
+        (True, {"cuda_architectures": ["sm_80"], "cuda_library": "loaded"}, ""),
+        (True, {"cuda_architectures": ["sm_80"]}, "the CUDA library is not loaded: it is broken"),
+        (True, {"cuda_architectures": ["sm_80"], "cuda_of_torch": None}, ""),
+    ],
+)
+def test_what_an_installed_wheel_must_tell_of_itself(cuda, changes, why):
+    facts = {"cuda_architectures": [], "cuda_of_torch": "13.0", "cuda_library": "it is broken", **changes}
+    assert re.fullmatch(why, wheels.why_unfit(facts, cuda))
+
+
+@pytest.mark.slow
+@needs_auditors
+def test_wheel_installs_into_an_empty_environment_and_passes_its_check(artefacts, tmp_path):
+    facts = wheels.try_out(wheels.audited(artefacts[1], tmp_path), torch.__version__.split("+")[0], tmp_path / "new")
+    assert str(tmp_path / "new") in facts["installed_in"]
+    assert facts["resnext_kernels"] == VERSION
+    assert wheels.why_unfit(facts, cuda=False) == ""
 
 
 def test_library_uses_only_the_stable_abi(artefacts, tmp_path):

@@ -2,7 +2,9 @@
 
 import copy
 import io
+import re
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -201,3 +203,51 @@ def test_nothing_warns():
         module, image = GroupedConv2d(8, 8, 3, padding=1, groups=4), torch.randn(2, 8, 6, 6)
         module(image).sum().backward()
         module(image[0]).sum().backward()
+
+
+def test_no_channels():
+    """Without inputs there are no outputs, whatever the module says; without outputs its call is an error."""
+    for cls in (GroupedConv2d, nn.Conv2d):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # there is nothing to initialise
+            inputless, outputless = cls(0, 8, 3, groups=4), cls(8, 0, 3, groups=4)
+        assert inputless(torch.randn(2, 0, 6, 6)).shape == (2, 0, 4, 4)
+        with pytest.raises(RuntimeError, match="Given groups=4, expected weight to be at least 4 at dimension 0"):
+            outputless(torch.randn(2, 8, 6, 6))
+
+
+def test_calls_that_are_no_convolution():
+    for cls in (GroupedConv2d, nn.Conv2d):
+        with pytest.raises(ValueError, match="out_channels must be divisible by groups"):
+            cls(8, 6, 3, groups=4)
+        module = cls(8, 8, 3, groups=4)
+        with pytest.raises(TypeError):
+            module(None)
+        with pytest.raises(RuntimeError, match=r"Expected 3D \(unbatched\) or 4D \(batched\) input to conv2d"):
+            module(torch.randn(5, 5))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_kernels")
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_more_than_2_to_the_31_elements(channels_last):
+    """A batch that is zero, and so takes hardly any memory, but for its last images, which must come out as alone."""
+    few, batch = 3, 2**31 // (128 * 56 * 56) + 3
+    available = re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())
+    if int(available[1]) < 8e6:
+        pytest.skip(f"needs 8 GB of memory: {available[0]}")
+    weight = torch.randint(-1, 2, (128, 4, 3, 3)).bfloat16().requires_grad_()
+    results = []
+    for n in (few, batch):
+        leaves = []
+        for size in (56, 28):
+            shape = (n, size, size, 128) if channels_last else (n, 128, size, size)
+            leaf = torch.zeros(shape, dtype=torch.bfloat16)
+            generator = torch.Generator().manual_seed(size)
+            leaf[-few:] = torch.randint(-1, 2, (few, *shape[1:]), generator=generator)
+            leaves.append(leaf.permute(0, 3, 1, 2) if channels_last else leaf)
+        output = grouped_conv2d(leaves[0].requires_grad_(), weight, None, 2, 1, 1, 32)
+        grads = torch.autograd.grad(output, (leaves[0], weight), leaves[1])
+        results.append([output[-few:].detach().clone(), grads[0][-few:].clone(), grads[1]])
+        assert (leaves[0].numel() > 2**31) == (n == batch)
+    assert all(torch.equal(ours, expected) for ours, expected in zip(*results, strict=True))

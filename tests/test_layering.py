@@ -82,7 +82,7 @@ ORDER = [
     "network",
     "weights",
 ]
-ORDER += ["__init__", "problems", "bench", "cli", "__main__"]
+ORDER += ["__init__", "problems", "fatbinary", "bench", "cli", "__main__"]
 
 
 @pytest.mark.parametrize("path", PACKAGE, ids=lambda path: path.stem)

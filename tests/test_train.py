@@ -19,14 +19,14 @@ pytest.importorskip("sklearn")
 SCRIPT = Path(__file__).parents[1] / "examples/train_imagenet.py"
 
 
-def start(out, *arguments, **options):
-    command = [sys.executable, str(SCRIPT), "--out", str(out), "--save-every", "2", *arguments]
+def start(out, *arguments, launcher=(), **options):
+    command = [sys.executable, *launcher, str(SCRIPT), "--out", str(out), "--save-every", "2", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[1])}
     return subprocess.Popen(command, env=environment, text=True, **options)
 
 
-def run(out, *arguments):
-    process = start(out, *arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+def run(out, *arguments, launcher=()):
+    process = start(out, *arguments, launcher=launcher, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     text = process.communicate(timeout=600)[0]
     assert process.returncode == 0, text
     return text
@@ -77,6 +77,22 @@ def test_a_killed_run_ends_like_the_whole_one(whole, tmp_path):
     assert same(read(last), read(whole / "last.pth"))
     assert same(read(tmp_path / "best.pth"), read(whole / "best.pth"))
     assert (tmp_path / "log.csv").read_text() == (whole / "log.csv").read_text()
+
+
+@pytest.mark.slow
+def test_two_killed_processes_end_like_undisturbed_ones(tmp_path):
+    torchrun = {"launcher": ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")}
+    options, (one, other) = ("--digits", "--epochs", "2"), (tmp_path / "one", tmp_path / "other")
+    assert "epoch 1: loss" in run(one, *options, **torchrun)
+    last = other / "last.pth"
+    process = start(other, *options, **torchrun, stdout=subprocess.DEVNULL, start_new_session=True)
+    while process.poll() is None and not (last.exists() and read(last)["step"] >= 6):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
+    assert 6 <= read(last)["step"] < read(one / "last.pth")["step"]
+    run(other, *options, **torchrun)
+    assert same(read(last), read(one / "last.pth"))
 
 
 def test_folders_of_images(tmp_path):

@@ -9,6 +9,7 @@ import re
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from resnext_kernels import export_weights, load_weights
 from resnext_kernels.network import ResNeXt, resnext50_32x4d
@@ -202,6 +203,13 @@ def test_round_trip(format, source):
         assert torch.equal(other.state_dict()[key], value), key
 
 
+def averaged(weights):
+    """What torch.optim.swa_utils.AveragedModel, which torchvision's training scripts use, saves for a model."""
+    state = AveragedModel(nn.Linear(1, 1)).state_dict()
+    assert list(state) == ["n_averaged", "module.weight", "module.bias"]
+    return {"n_averaged": state["n_averaged"], **{f"module.{key}": value for key, value in weights.items()}}
+
+
 WRAPPINGS = {
     "mmengine": (False, lambda w: {"meta": {}, "state_dict": w, "optimizer": {"param_groups": []}}),
     "timm_checkpoint": (False, lambda w: {"epoch": 3, "state_dict": w, "state_dict_ema": {"no": torch.zeros(1)}}),
@@ -213,6 +221,8 @@ WRAPPINGS = {
             "ema_state_dict": {"steps": torch.tensor(7), **{f"module.{k}": v for k, v in w.items()}},
         },
     ),
+    "averaged_model": (True, lambda w: {"model": {"no": torch.zeros(1)}, "model_ema": averaged(w)}),
+    "train_imagenet": (True, lambda w: {"model": {"no": torch.zeros(1)}, "average": averaged(w), "step": 3}),
     "data_parallel": (False, lambda w: {f"module.{key}": value for key, value in w.items()}),
     "compiled": (False, lambda w: {f"_orig_mod.module.{key}": value for key, value in w.items()}),
     "before_1_0": (False, lambda w: {key: value for key, value in w.items() if "num_batches" not in key}),
@@ -325,3 +335,24 @@ def test_damaged_files(damage, kind, tmp_path):
     with pytest.raises((ValueError, pickle.UnpicklingError), match=r"is damaged, or no file of weights|weights_only"):
         load_weights(model, path)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_changed_bit_is_found(tmp_path):
+    """torch.load takes such a file; a checksum that was not written is not missed."""
+    model, other, path = small(), randomize(small()), tmp_path / "file.pth"
+    before = {key: value.clone() for key, value in other.state_dict().items()}
+    torch.save(model.state_dict(), path)
+    content = bytearray(path.read_bytes())
+    content[content.index(model.fc.weight.detach().numpy().tobytes()) + 1] ^= 1
+    path.write_bytes(content)
+    assert not torch.equal(torch.load(path, weights_only=True)["fc.weight"], model.fc.weight)
+    with pytest.raises(ValueError, match=r"file\.pth is damaged, .*: the checksum of file/data/\d+ is wrong"):
+        load_weights(other, path)
+    assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(model.state_dict(), path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert load_weights(other, path) == "torchvision"
+    same_outputs(model, other)
