@@ -160,9 +160,10 @@ __global__ void __launch_bounds__(finish_threads) wgrad_mma_finish(MmaWgrad g) {
   constexpr int elements = width * taps * taps;
   const int64_t thread = int64_t(blockIdx.x) * finish_threads + threadIdx.x;
   const int64_t vector = thread / 32 * 8 + thread % 8, vectors = slice_size<width>(g) / 4;
+  const int64_t weights = int64_t(g.channels) * elements, wanted = g.grad_bias ? vectors : weights / 4;
   const int part = threadIdx.x % 32 / 8;
   float4 sum = make_float4(0, 0, 0, 0);
-  if (vector < vectors)
+  if (vector < wanted)
     for (int slice = part; slice < g.slices; slice += finish_parts)
       add(sum, reinterpret_cast<const float4*>(g.workspace)[slice * vectors + vector]);
 #pragma unroll
@@ -170,7 +171,7 @@ __global__ void __launch_bounds__(finish_threads) wgrad_mma_finish(MmaWgrad g) {
     add(sum, make_float4(__shfl_xor_sync(0xffffffffu, sum.x, flip), __shfl_xor_sync(0xffffffffu, sum.y, flip),
                          __shfl_xor_sync(0xffffffffu, sum.z, flip), __shfl_xor_sync(0xffffffffu, sum.w, flip)));
   const T value = from_acc<T>(part < 2 ? (part == 0 ? sum.x : sum.y) : (part == 2 ? sum.z : sum.w));
-  const int64_t at = 4 * vector + part, bias = at - int64_t(g.channels) * elements;
+  const int64_t at = 4 * vector + part, bias = at - weights;
   if (bias < 0)
     *weight_at<T, width>(g, static_cast<int>(at / elements), static_cast<int>(at % elements)) = value;
   else if (g.grad_bias && bias < g.channels)

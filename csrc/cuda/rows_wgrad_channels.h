@@ -141,9 +141,18 @@ struct ChannelLoader {
       float* stage = smem + place + wrapped(s, to + lane);
       const float* source = from;
       if (g.vectors) {
-#pragma unroll 1
-        for (int i = lines; i > 0; i -= s.together, source += s.jump, stage += s.stage_jump)
+        const auto copy = [&] {
           ptx::cp_async<16>(stage, source);
+          source += s.jump;
+          stage += s.stage_jump;
+        };
+        int left = lines;
+#pragma unroll 1
+        for (; left > s.together; left -= 2 * s.together) {
+          copy();
+          copy();
+        }
+        if (left > 0) copy();
       } else {
         const int floats = min(4, columns - position % columns);
 #pragma unroll 1
@@ -164,28 +173,49 @@ struct Columns {
   bool left;
 };
 
-// Adds the products of some columns: of a row of grad_output in four channels with three rows of input in two, from row
-// `y` on, which perhaps is -1; `at` is where that is in the ring. What is not in the image is not multiplied: `left`
-// and `right` tell whether the first and last column of input are.
+// The three rows of input that a row of grad_output meets, from the tile's first column on, in the thread's first input
+// channel, and whether they are in the image; `channel` floats behind lies the second one.
+struct InputRows {
+  const float* row[taps];
+  bool inside[taps];
+  int channel;
+};
+
+// From row `y` on, which perhaps is -1; `at` is where that is in the ring.
+template <class Gw>
+__device__ __forceinline__ InputRows input_rows(const Wgrad& g, const float* smem, int y, int at) {
+  InputRows rows;
+  rows.channel = g.input_stream.channel;
+#pragma unroll
+  for (int r = 0; r < taps; ++r) {
+    rows.row[r] = smem + wrapped(g.input_stream, at + r * g.input_stream.row);
+    rows.inside[r] = static_cast<unsigned>(y + r) < static_cast<unsigned>(g.rows);
+  }
+  return rows;
+}
+
+// Adds the products of some columns, from the tile's column `first` on: of a row of grad_output in four channels with
+// three rows of input in two. What is not in the image is not multiplied: `left` and `right` tell whether the first and
+// last column of input are.
 template <class Gw, int columns>
-__device__ __forceinline__ void add_columns(Sums& sums, const Wgrad& g, const float* smem, int input, int grad, int y,
-                                            int at, bool left, bool right) {
+__device__ __forceinline__ void add_columns(Sums& sums, const InputRows& input, const float* grad, int grad_channel,
+                                            int first, bool left, bool right) {
   constexpr int inputs = Gw::stride * (columns - 1) + taps;
   float dy[4][columns];
 #pragma unroll
-  for (int k = 0; k < 4; ++k)
+  for (int k = 0; k < 4; ++k, grad += grad_channel)
 #pragma unroll
-    for (int i = 0; i < columns; ++i) dy[k][i] = smem[grad + k * g.grad_stream.channel + i];
+    for (int i = 0; i < columns; ++i) dy[k][i] = grad[first + i];
 #pragma unroll
   for (int r = 0; r < taps; ++r) {
-    if (static_cast<unsigned>(y + r) >= static_cast<unsigned>(g.rows)) continue;
-    const int row = input + wrapped(g.input_stream, at + r * g.input_stream.row);
+    if (!input.inside[r]) continue;
+    const float* row = input.row[r] + Gw::stride * first - 1;
 #pragma unroll
-    for (int c = 0; c < 2; ++c) {
+    for (int c = 0; c < 2; ++c, row += input.channel) {
       float x[inputs];
 #pragma unroll
       for (int i = inputs - 1; i >= 0; --i)
-        if ((i > 0 || left) && (i < inputs - 1 || right)) x[i] = smem[row + c * g.input_stream.channel + i - 1];
+        if ((i > 0 || left) && (i < inputs - 1 || right)) x[i] = row[i];
 #pragma unroll
       for (int i = 0; i < inputs; ++i) {
         if ((i == 0 && !left) || (i == inputs - 1 && !right)) continue;
@@ -201,33 +231,41 @@ __device__ __forceinline__ void add_columns(Sums& sums, const Wgrad& g, const fl
   }
 }
 
-// Adds some columns of a row of grad_output to what the thread has of the bias.
+// A thread's part of the bias: where its first channel begins behind the four of the thread, and the column of a whole
+// tile with which it begins. It goes round, so that channels which are 16 floats apart are not in the same banks.
+struct BiasPart {
+  int channel, first;
+};
+
+// Adds `columns` columns of a row of grad_output, from the `first` on, to what the thread has of the bias.
 template <int columns, int biases>
-__device__ __forceinline__ void add_bias(float (&bias)[biases], const float* smem, int grad, int channel) {
+__device__ __forceinline__ void add_bias(float (&bias)[biases], const float* grad, int channel, int first) {
+  const float *row = grad + first, *rest = first > 0 ? row - columns : row;
 #pragma unroll
-  for (int k = 0; k < biases; ++k)
+  for (int k = 0; k < biases; ++k, row += 2 * channel, rest += 2 * channel)
 #pragma unroll
-    for (int i = 0; i < columns; ++i) bias[k] += smem[grad + 2 * k * channel + i];
+    for (int i = 0; i < columns; ++i) bias[k] += i < columns - 2 ? row[i] : rest[i];
 }
 
 // Adds a tile to the sums. A few columns at a time, so that what is multiplied stays in registers; one by one if the
 // tile is not whole.
 template <class Gw>
-__device__ __forceinline__ void add_tile(Sums& sums, float (&bias)[own_biases<Gw>], const Wgrad& g, const float* smem,
-                                         int input, int grad, int own, int y, int at, const Columns& columns) {
+__device__ __forceinline__ void add_tile(Sums& sums, float (&bias)[own_biases<Gw>], const Wgrad& g,
+                                         const InputRows& input, const float* grad, const BiasPart& part,
+                                         const Columns& columns) {
+  const int channel = g.grad_stream.channel;
   if (columns.owned >= tile_columns) {
     constexpr int half = 3;
-    add_columns<Gw, half>(sums, g, smem, input, grad, y, at, columns.left, true);
-    add_columns<Gw, tile_columns - half>(sums, g, smem, input + Gw::stride * half, grad + half, y, at, true,
+    add_columns<Gw, half>(sums, input, grad, channel, 0, columns.left, true);
+    add_columns<Gw, tile_columns - half>(sums, input, grad, channel, half, true,
                                          Gw::stride * (tile_columns - 1) + 2 < columns.inputs);
-    if (g.grad_bias) add_bias<tile_columns>(bias, smem, grad + own * g.grad_stream.channel, g.grad_stream.channel);
+    if (g.grad_bias) add_bias<tile_columns>(bias, grad + part.channel, channel, part.first);
     return;
   }
 #pragma unroll 1
   for (int i = 0; i < columns.owned; ++i) {
-    add_columns<Gw, 1>(sums, g, smem, input + Gw::stride * i, grad + i, y, at, i > 0 || columns.left,
-                       Gw::stride * i + 2 < columns.inputs);
-    if (g.grad_bias) add_bias<1>(bias, smem, grad + own * g.grad_stream.channel + i, g.grad_stream.channel);
+    add_columns<Gw, 1>(sums, input, grad, channel, i, i > 0 || columns.left, Gw::stride * i + 2 < columns.inputs);
+    if (g.grad_bias) add_bias<1>(bias, grad + part.channel + i, channel, 0);
   }
 }
 
@@ -248,6 +286,8 @@ __device__ __forceinline__ void walk_channels(const Wgrad& g, int first_walk, in
   const int channel = pair.k_vector / Gw::group_vectors * Gw::width + 2 * pair.c2;
   const int input = channel_start(in, channel) + in.lead + Gw::stride * tile_column;
   const int grad = channel_start(out, 4 * pair.k_vector) + tile_column;
+  const int own = pair.c2 % 4;  // of the four channels, the thread's first of the bias
+  const BiasPart part = {own * out.channel, own >= 2 && out.channel % 16 == 0 ? 2 : 0};
   const int first_row = first_channel + channel < g.channels ? tile * g.tile_rows / Gw::tiles : 1 << 29;  // of a step
   for (int walk = first_walk; walk < end; ++walk) {
     const Run run = run_of(g, walk);
@@ -262,7 +302,8 @@ __device__ __forceinline__ void walk_channels(const Wgrad& g, int first_walk, in
       for (int p = row < run.row ? step_end : row + first_row; p < step_end; p += g.tile_rows) {
         const int dy = wrapped(out, wrapped_back(out, grad_to - out.since) + (p - row) * out.row);
         const int x = wrapped(in, wrapped_back(in, input_to - in.since - in.row) + Gw::stride * (p - row) * in.row);
-        add_tile<Gw>(sums, bias, g, smem, input, grad + dy, pair.c2 % 4, Gw::stride * p - 1, x, columns);
+        add_tile<Gw>(sums, bias, g, input_rows<Gw>(g, smem + input, Gw::stride * p - 1, x), smem + grad + dy, part,
+                     columns);
       }
       input_to = wrapped(in, input_to + in.chunk);
       grad_to = wrapped(out, grad_to + out.chunk);

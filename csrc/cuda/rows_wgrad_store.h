@@ -176,9 +176,10 @@ __global__ void __launch_bounds__(finish_threads) wgrad_rows_finish(Wgrad g) {
   using Gw = Gw<width, 1, Nhwc>;
   const int64_t thread = int64_t(blockIdx.x) * finish_threads + threadIdx.x;
   const int64_t vector = thread / 32 * 8 + thread % 8, vectors = slice_vectors<Gw>(g);
+  const int64_t wanted = g.grad_bias ? vectors : weight_vectors<Gw>(g);
   const int part = threadIdx.x % 32 / 8;
   float4 sum = make_float4(0, 0, 0, 0);
-  if (vector < vectors)
+  if (vector < wanted)
     for (int slice = part; slice < g.slices; slice += finish_parts)
       add(sum, reinterpret_cast<const float4*>(g.workspace)[slice * vectors + vector]);
 #pragma unroll
