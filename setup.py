@@ -63,11 +63,12 @@ if cuda_home:
     sources = ["csrc/torch/operator.cpp", "csrc/torch/bindings_cuda.cpp", *glob("csrc/cuda/*.c[pu]*")]
     extensions += [CUDAExtension("resnext_kernels._C_cuda", sources, **library)]
 if TESTING:
-    flags = [*CXX, f"-I{__import__('pybind11').get_include()}"]
+    flags = [*CXX, "-Wno-unknown-pragmas", f"-I{__import__('pybind11').get_include()}"]
     sources = ["csrc/testing/cpu_kernels.cpp"]
     extensions += [Extension("resnext_kernels._testing_cpu", sources, extra_compile_args=flags, **common)]
-    # The CUDA kernels by g++, for the emulated device of csrc/simt, where the sanitizers' calls end too.
-    emulated = ["-fno-strict-aliasing", "-fsanitize=alignment,bounds", "-fvisibility=default", "-Wno-unknown-pragmas"]
+    # The CUDA kernels by g++, for the emulated device of csrc/simt, where the sanitizers' calls end too; -O1 compiles
+    # them three times as fast as -O3 and runs them two thirds as fast.
+    emulated = ["-O1", "-fno-strict-aliasing", "-fsanitize=alignment,bounds", "-fvisibility=default"]
     sources = ["csrc/testing/cuda_emulated.cpp", *glob("csrc/simt/**/*.cpp", recursive=True)]
     extensions += [Extension("resnext_kernels._testing_cuda", sources, extra_compile_args=flags + emulated, **common)]
 cpu_libraries = []  # static, without torch, one per instruction set; a file's name ends in the set it is compiled for
