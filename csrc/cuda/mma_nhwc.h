@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(Kind::threads, Kind::blocks) stream_lines(Line
     Watch<Kind> watch;
     stream<Kind, T, Sync>(g, walk, weights, bias, watch, smem.ring[team]);
     if (!Sync::mends || !may_need_mending(smem.weights, watch)) return;
-    Sync::template row<Kind::warps>(team);
+    __syncwarp();
     mend<Kind, T>(g, walk);
   }
 }

@@ -55,7 +55,8 @@ inline Problem make_problem(const std::array<int64_t, 14>& shape, const std::str
   else if (dtype == "bf16")
     problem.dtype = DType::bf16;
   else
-    require(dtype == "f32", "expected dtype to be f64, f32, f16 or bf16, got '", dtype, "'");
+    require(dtype == "f32" || dtype == "tf32", "expected dtype to be f64, f32, tf32, f16 or bf16, got '", dtype, "'");
+  problem.allow_tf32 = dtype == "tf32";  // floats whose products may be rounded
   if (layout == "NHWC")
     problem.layout = Layout::nhwc;
   else
@@ -145,9 +146,9 @@ std::vector<std::pair<std::string, std::string>> explain_entries(const std::stri
   problem.fused = pass == "fprop_act";
   return with_table<Device>(pass, [&](const auto& table) {
     std::vector<std::pair<std::string, std::string>> reasons;
-    for (const auto& entry : table) {
-      const char* reason = reason_against(entry, problem);
-      reasons.emplace_back(entry.name, reason ? reason : "");
+    for (const auto* entry : in_order(table, problem)) {
+      const char* reason = reason_against(*entry, problem);
+      reasons.emplace_back(entry->name, reason ? reason : "");
     }
     return reasons;
   });
