@@ -84,7 +84,7 @@ MAPS = [(1, 1), (5, 2), (3, 4), (7, 7), (4, 17), (29, 16), (15, 14), (4, 8), (5,
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_maps(kernel, size):
     _, stride, width, _ = kernel
-    for images in (1, 5) if size[0] < 6 else (2,):
+    for images in (1, 5) if size[1] < 5 else (2,):
         check(kernel, a_problem(width, stride, *size, images), "KCRS" if images == 1 else "KRSC", images)
 
 
@@ -143,9 +143,9 @@ def test_three_products_err_no_more_than_floats(kernel):
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_same_bits_for_every_schedule_and_batch(kernel):
     pass_name, stride, width, _ = kernel
-    problem = a_problem(width, stride, 6, 17, 3)
+    problem = a_problem(width, stride, 4, 17, 2)
     first, second, bias = operands(pass_name, problem, np.random.default_rng(4).standard_normal)
-    results = [run(kernel, problem, first, second, bias, seed) for seed in range(1, 4)]
+    results = [run(kernel, problem, first, second, bias, seed) for seed in (1, 2)]
     assert all(result.tobytes() == results[0].tobytes() for result in results)
     one = run(kernel, problem.with_batch(1), first[1:2], second, bias)
     assert one.tobytes() == results[0][1:2].tobytes()
