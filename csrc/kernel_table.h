@@ -18,10 +18,10 @@ struct Problem {
   ConvShape shape;
   DType dtype;
   Layout layout;
-  int alignment = 16;    // of all activations, in bytes: the largest power of two up to 16 that divides their addresses
-  bool fused = false;    // fprop with an Epilogue
-  int architecture = 0;  // of the GPU, such as 80 for compute capability 8.0; 0 on the CPU
-  bool allow_tf32 = false;  // f32 on a GPU: products may be of operands rounded to TF32
+  int alignment = 16;  // of all activations, in bytes: the largest power of two up to 16 that divides their addresses
+  bool fused = false;  // fprop with an Epilogue
+  bool allow_tf32 = false;  // whether the factors of floats may be rounded to TF32, as PyTorch's setting says
+  int architecture = 0;     // of the GPU, such as 80 for compute capability 8.0; 0 on the CPU
 };
 
 // One row of a kernel table. `Args` is the argument record of the pass (FpropArgs, DgradArgs, WgradArgs).
@@ -32,7 +32,8 @@ struct KernelEntry {
   const char* (*why_not)(const Problem&);
   int64_t (*workspace_bytes)(const Problem&, int threads);
   void (*launch)(const Args&);
-  bool fuses = false;  // it computes problems that are fused, too
+  bool fuses = false;                        // it computes problems that are fused, too
+  bool (*yields)(const Problem&) = nullptr;  // whether it lets entries behind it go first; null: never
 };
 
 // Null if the kernel computes this problem, else the reason why not.
@@ -45,19 +46,30 @@ const char* reason_against(const KernelEntry<Args>& entry, const Problem& proble
 template <class Args>
 using KernelTable = std::vector<KernelEntry<Args>>;
 
+// The entries in the order in which they are tried.
+template <class Args>
+std::vector<const KernelEntry<Args>*> in_order(const KernelTable<Args>& table, const Problem& problem) {
+  std::vector<const KernelEntry<Args>*> entries;
+  entries.reserve(table.size());
+  for (const bool last : {false, true})
+    for (const auto& entry : table)
+      if ((entry.yields && entry.yields(problem)) == last) entries.push_back(&entry);
+  return entries;
+}
+
 // The first entry that accepts the problem or, with a name, the entry so called. Null if there is none;
 // then `error` says why.
 template <class Args>
 const KernelEntry<Args>* select(const KernelTable<Args>& table, const Problem& problem, const std::string& name,
                                 std::string& error) {
   std::string names;
-  for (const auto& entry : table) {
-    if (!name.empty() && name != entry.name) {
-      names += std::string(names.empty() ? "" : ", ") + entry.name;
+  for (const auto* entry : in_order(table, problem)) {
+    if (!name.empty() && name != entry->name) {
+      names += std::string(names.empty() ? "" : ", ") + entry->name;
       continue;
     }
-    const char* reason = reason_against(entry, problem);
-    if (!reason) return &entry;
+    const char* reason = reason_against(*entry, problem);
+    if (!reason) return entry;
     if (!name.empty()) {
       error = "kernel '" + name + "' cannot run this problem: " + reason;
       return nullptr;
@@ -72,9 +84,9 @@ const KernelEntry<Args>* select(const KernelTable<Args>& table, const Problem& p
 template <class Args>
 std::string explain(const KernelTable<Args>& table, const Problem& problem) {
   std::string lines;
-  for (const auto& entry : table) {
-    const char* reason = reason_against(entry, problem);
-    lines += std::string(entry.name) + '\t' + (reason ? reason : "") + '\n';
+  for (const auto* entry : in_order(table, problem)) {
+    const char* reason = reason_against(*entry, problem);
+    lines += std::string(entry->name) + '\t' + (reason ? reason : "") + '\n';
   }
   return lines;
 }

@@ -167,3 +167,10 @@ def lines_kernels():
             for images, *small in (wide, (3, 5, 7)):
                 integers = lines_launch(kind, images, *(2 * size if ", 2>" in kind else size for size in small))
                 yield "mma_nhwc", f"stream_lines<f16, {kind}, Sync>", 128, 80896, integers
+
+
+def tf32_kernels():
+    """Rows for CORRECT, as above: what differs from mma_nhwc is in registers, so one launch of each walk will do."""
+    for kind in ("Gather<16, 1>, 1", "Gather<16, 1>, 3", "Spread<16>, 1"):
+        integers = lines_launch(f"Tf32<{kind}>", 2, 3, 9)
+        yield "mma_nhwc_tf32", f"stream_lines<f32, Tf32<{kind}>, Sync>", 128, 80896, integers

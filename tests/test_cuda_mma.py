@@ -95,6 +95,18 @@ def test_network_layers(pass_name, layer, dtype):
     np.testing.assert_array_equal(stored, expected)
 
 
+@pytest.mark.slow  # test_cuda_tf32.py has the quick one
+@pytest.mark.parametrize(("pass_name", "stride"), [("fprop", 1), ("fprop", 2), ("dgrad", 1), ("dgrad", 2)])
+def test_teams_that_walk_along_several_images(pass_name, stride):
+    """As those of groups of 64 do where there are many blocks: the rows of an image are no whole turns of the ring."""
+    problem = a_problem(64, stride, 2 * stride, 512 * stride, images=7)
+    rng = np.random.default_rng(3)
+    first, second, _ = operands(pass_name, problem, lambda shape: rng.integers(-1, 2, shape).astype(float))
+    expected = tolerance.encode(kernels.reference(pass_name, problem, first, second), "f16")
+    stored = launch(pass_name, name_of(pass_name, stride, 64, "f16"), problem, "f16", "NHWC", first, second)
+    np.testing.assert_array_equal(stored, expected)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("pass_name", "stride", "width"), KERNELS)
 def test_same_bits_for_every_schedule_and_batch(pass_name, stride, width, dtype):

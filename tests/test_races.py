@@ -21,6 +21,7 @@ from tests.launches import (
     rows_kernels,
     rows_launch,
     struct_fields,
+    tf32_kernels,
     tiles_kernels,
     tiles_launch,
     told,
@@ -49,6 +50,7 @@ CORRECT = [
     *wgrad_kernels(),
     *mma_wgrad_kernels(),
     *lines_kernels(),
+    *tf32_kernels(),
     *race_planes.correct(told),
 ]
 # The test of the test: the same kernels with one fault each.
@@ -229,6 +231,13 @@ NOT_VERIFIED |= {
     f"stream_lines<f16, {kind}, Sync>": "the code of widths 8 and 16 but for the size of teams, and minutes each"
     for width in (32, 64)
     for kind in LINES_KINDS[width]
+}
+NOT_VERIFIED |= {
+    f"stream_lines<f32, {kind}, Sync>": "the code of f16, but for mma, or of the tf32 kernels that are verified"
+    for products in (1, 3)
+    for width in (16, 32, 64)
+    for bytes_of in (f"Gather<{width}, 1>", f"Gather<{width}, 2>", f"Spread<{width}>")
+    for kind in (f"Tf32<{bytes_of}, {products}>", f"Fused<Tf32<{bytes_of}, {products}> >")
 }
 NOT_VERIFIED |= {
     f"wgrad_mma<{dtype}, {width}, {stride}, Sync>": "the code of f16, in groups of 8 or of 32, but for where results go"

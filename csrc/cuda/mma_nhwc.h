@@ -47,7 +47,8 @@ struct Smem {
 };
 
 // The walk at stride 1. Source row y meets result rows y - 1 (tap row 2), y and y + 1 (tap row 0), whose sums are in
-// three places that take turns, as do the three stages of the ring: the loop is unrolled by three.
+// three places that take turns, as do the three stages of the ring: the loop is unrolled by three. A walk along several
+// images begins each with the first sums, but goes on in the ring.
 template <class Kind, class T, class Sync>
 __device__ __forceinline__ void stream_stride1(const Lines& g, const Walk& walk, const Weights<Kind>& weights,
                                                const Bias<Kind>& bias, Watch<Kind>& watch, uint4* stages) {
@@ -57,6 +58,7 @@ __device__ __forceinline__ void stream_stride1(const Lines& g, const Walk& walk,
   const int made = first + rows - 1 - walk.row;
   Tile<T> tile = tile_of<Kind, T>(g, walk);
   Ring<Kind, T, Sync> ring(g, walk, stages);
+  int stage = 0;
   for (int segment = 0; segment < (Kind::walks ? walk.segments : 1); ++segment, tile.next_images(g)) {
     T* result = advance(tile.result, (made - rows) * g.result_row);
     Sums<Kind> sums[taps];
@@ -64,7 +66,8 @@ __device__ __forceinline__ void stream_stride1(const Lines& g, const Walk& walk,
     for (int left = rows; left > 0;) {
 #pragma unroll
       for (int turn = 0; turn < taps && left > 0; ++turn, --left) {
-        const uint4* row = ring.next(g, turn, left);
+        const uint4* row = ring.next(g, Kind::walks ? stage : turn, left);
+        stage = (stage + 1) % Kind::stages;
         clear(sums[(turn + 2) % taps]);
 #pragma unroll
         for (int s = 0; s < Kind::operands; ++s)
@@ -115,7 +118,7 @@ __global__ void __launch_bounds__(Kind::threads, Kind::blocks) stream_lines(Line
     Watch<Kind> watch;
     stream<Kind, T, Sync>(g, walk, weights, bias, watch, smem.ring[team]);
     if (!Sync::mends || !may_need_mending(smem.weights, watch)) return;
-    Sync::template row<Kind::warps>(team);
+    __syncwarp();
     mend<Kind, T>(g, walk);
   }
 }

@@ -28,7 +28,8 @@ __device__ __forceinline__ float result_at(const Lines& g, int64_t image, int p,
     const T* pixel = advance(source, (image * g.rows + y) * g.source_row) + static_cast<int64_t>(x) * g.channels;
     const T* of_tap = weight + tap / taps * g.weight_r + tap % taps * g.weight_s;
 #pragma unroll 1
-    for (int c = 0; c < Kind::width; ++c) sum += to_acc(pixel[c]) * to_acc(of_tap[c * g.weight_source]);
+    for (int c = 0; c < Kind::width; ++c)
+      sum += to_acc(as_multiplied<Kind>(pixel[c])) * to_acc(as_multiplied<Kind>(of_tap[c * g.weight_source]));
   }
   return sum;
 }
@@ -41,20 +42,21 @@ __device__ __forceinline__ float with_epilogue(const Lines& g, float sum, int ch
   return g.relu && value < 0 ? 0 : value;  // NaN stays
 }
 
-// Mends the columns from `column` on in what the team has made.
+// Mends the columns from `column` on in what the warp has made.
 template <class Kind, class T>
 __device__ __forceinline__ void mend_columns(const Lines& g, const Walk& walk, int column, int end) {
-  constexpr int lanes = 32 * Kind::warps;
-  const int first = Kind::spread * walk.row, rows = min(Kind::spread * g.run_rows, g.result_rows - first);
+  constexpr int channels = Kind::warp_channels;
+  const int of_team = threadIdx.x / 32 % Kind::warps * channels, first = Kind::spread * walk.row,
+            rows = min(Kind::spread * g.run_rows, g.result_rows - first);
   const int images = min((Kind::walks ? walk.segments : 1) * g.tile_images, g.images - walk.image);
 #pragma unroll 1
   for (; column < end; ++column) {
 #pragma unroll 1
-    for (int64_t i = threadIdx.x % lanes; i < int64_t{Kind::channels} * rows * images; i += lanes) {
-      const int channel = first_channel<Kind>(g) + static_cast<int>(i % Kind::channels);
-      if (channel >= g.channels) continue;
-      const int64_t image = walk.image + i / Kind::channels / rows;
-      const int p = first + static_cast<int>(i / Kind::channels % rows);
+    for (int64_t i = threadIdx.x % 32; i < int64_t{channels} * rows * images; i += 32) {
+      const int own = of_team + static_cast<int>(i % channels), channel = first_channel<Kind>(g) + own;
+      if (own >= Kind::channels || channel >= g.channels) continue;
+      const int64_t image = walk.image + i / channels / rows;
+      const int p = first + static_cast<int>(i / channels % rows);
       T* result = advance(static_cast<T*>(g.result), (image * g.result_rows + p) * g.result_row) +
                   static_cast<int64_t>(column) * g.channels + channel;
       if (is_finite(*result)) continue;
@@ -64,12 +66,12 @@ __device__ __forceinline__ void mend_columns(const Lines& g, const Walk& walk, i
   }
 }
 
-// Mends the first and last column of the image in what the team has made, or all in pairs.
+// Mends the first and last column of the image in what the warp has made, or all if it watches.
 template <class Kind, class T>
 __device__ __forceinline__ void mend(const Lines& g, const Walk& walk) {
   const int strip = Kind::spread * walk.column, last = g.result_columns - 1;
   const int strip_end = strip + Kind::spread * Kind::across * tile_pixels;
-  if constexpr (Kind::pairs) {
+  if constexpr (Kind::watches) {
     mend_columns<Kind, T>(g, walk, strip, min(strip_end, g.result_columns));
   } else {
 #pragma unroll 1

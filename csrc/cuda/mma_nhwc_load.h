@@ -8,15 +8,19 @@
 
 namespace resnext::cuda::mma_nhwc {
 
-constexpr int taps = 3, tile_pixels = 16, warp_channels = 16;
+constexpr int taps = 3, tile_pixels = 16;
 
 // What differs between group widths. A team of warps shares the source rows of its channels: those of one group or, at
 // widths 8 and 4, of two and four. Widths that are no multiple of 16 leave channels of the team empty. At width 4, two
 // result columns share an mma, see mma_nhwc_pairs.h.
 template <int group_width>
 struct Team {
+  static constexpr int warp_channels = 16, vector_channels = 8;  // channels of a warp's results, and of 16 bytes
   static constexpr int width = group_width, warps = (width + warp_channels - 1) / warp_channels;
   static constexpr bool pairs = width == 4, fuses = false;
+  static constexpr bool exchanges = width <= 8;  // lanes store what a neighbour has summed
+  static constexpr bool watches = pairs;         // for sums that are NaN and should not be, see mma_nhwc_edges.h
+  static constexpr int products = 0;             // in floats: mmas for one, see mma_nhwc_tf32.h
   static constexpr int channels = width <= 8 ? 16 : width;           // that exist
   static constexpr int vectors = 2 * warps;                          // of 8 channels, of a pixel in the ring
   static constexpr int depth = width == 8 ? 8 : 16;                  // source channels of one mma; x columns in pairs
@@ -93,8 +97,9 @@ struct Spread<4> : Team<4> {
 template <class Kind>
 struct Fused : Kind {
   static constexpr bool fuses = true;
-  static constexpr int teams = Kind::warps == 2 ? 2 : Kind::teams, threads = 32 * Kind::warps * teams;
-  static constexpr int blocks = Kind::warps == 2 ? 3 : Kind::blocks > 1 ? Kind::blocks - 1 : 1;
+  static constexpr bool few_teams = Kind::warps == 2 && Kind::products == 0;
+  static constexpr int teams = few_teams ? 2 : Kind::teams, threads = 32 * Kind::warps * teams;
+  static constexpr int blocks = few_teams ? 3 : Kind::blocks > 1 ? Kind::blocks - 1 : 1;
 };
 
 // A stage of the ring: [vector][pixel]. The pitch is such that the 8 vectors that 8 lanes copy, all of 4, 2 or 1
@@ -204,12 +209,12 @@ struct Loader {
 
   __device__ __forceinline__ Loader(const Lines& g, const Walk& walk) {
     const int2 first = place(g, 0);
-    const int y = first_source_row<Kind>(walk), channel = first_channel<Kind>(g) + 8 * vector();
+    const int y = first_source_row<Kind>(walk), channel = first_channel<Kind>(g) + Kind::vector_channels * vector();
     from = advance(static_cast<const T*>(g.source),
                    (static_cast<int64_t>(walk.image + first.x) * g.rows + y) * g.source_row) +
            static_cast<int64_t>(Kind::stride * walk.column + first.y) * g.channels + channel;
     valid = 0;
-    const bool has_channels = Kind::width <= 8 ? channel < g.channels : 8 * vector() < Kind::width;
+    const bool has_channels = Kind::width <= 8 ? channel < g.channels : Kind::vector_channels * vector() < Kind::width;
     segments = Kind::walks ? walk.segments - 1 : 0;
 #pragma unroll
     for (int i = 0; i < count; ++i) {

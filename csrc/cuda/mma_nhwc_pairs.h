@@ -62,13 +62,13 @@ __device__ __forceinline__ uint4 exchange_pairs(uint32_t group_0, uint32_t group
   return odd ? make_uint4(first, group_2, second, group_3) : make_uint4(group_0, first, group_1, second);
 }
 
-// Whether a lane has had sums that are not finite. Only pairs have to know.
+// Whether a lane has had sums that are not finite. Pairs have to know, and floats that are split.
 template <class Kind>
 struct Watch {
   float products = 0;  // of sums; once it is not finite, it stays so
 
   __device__ __forceinline__ void see(const float (&sums)[Kind::tiles][4]) {
-    if constexpr (Kind::pairs)
+    if constexpr (Kind::watches)
 #pragma unroll
       for (auto& tile : sums) products = fmaf(tile[0], tile[1], fmaf(tile[2], tile[3], products));
   }

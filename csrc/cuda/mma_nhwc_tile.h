@@ -13,8 +13,10 @@ using Sums = float[Kind::tiles][4];
 // The first channel, within those of the team, that a lane stores of four, or of eight in pairs.
 template <class Kind>
 __device__ __forceinline__ int lane_channel() {
-  const int t = threadIdx.x % 4, of_warp = Kind::pairs ? t % 2 * 8 : Kind::width == 8 ? t % 2 * 8 + t / 2 * 4 : t * 4;
-  return threadIdx.x / 32 % Kind::warps * warp_channels + of_warp;
+  const int t = threadIdx.x % 4, of_warp = Kind::pairs       ? t % 2 * 8
+                                           : Kind::exchanges ? t % 2 * 8 + t / 2 * 4
+                                                             : t * Kind::warp_channels / 4;
+  return threadIdx.x / 32 % Kind::warps * Kind::warp_channels + of_warp;
 }
 
 // What a lane stores: [0] is in row g of its tile, [1] in g + 8.
@@ -62,9 +64,11 @@ __device__ __forceinline__ void clear(float (&sums)[tiles][4]) {
 }
 
 // The A operands of one step: 16 neighbouring pixels of a row x 16 channels, of which a lane addresses 8 of a pixel for
-// ldmatrix; in pairs, one for each group.
+// ldmatrix; in pairs, one for each group. In floats 8 channels, of which it addresses 4, and what is left of them.
 template <class Kind>
-using Pixels = uint32_t[Kind::pairs ? Kind::tiles : 1][4];
+using Pixels = uint32_t[Kind::pairs    ? Kind::tiles
+                        : splits<Kind> ? 2
+                                       : 1][4];
 
 template <class Kind>
 __device__ __forceinline__ void load_pixels(Pixels<Kind>& pixels, const uint4* row, int start, int step) {
@@ -72,25 +76,41 @@ __device__ __forceinline__ void load_pixels(Pixels<Kind>& pixels, const uint4* r
     load_pairs<Kind>(pixels, row + start);
   else
     ptx::ldmatrix(pixels[0], row + 2 * step * pitch<Kind> + start);
+  if constexpr (Kind::products > 0)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if constexpr (splits<Kind>)
+        split(pixels[0][i], pixels[1][i]);
+      else
+        pixels[0][i] = ptx::round_to_tf32(__uint_as_float(pixels[0][i]));
+    }
 }
 
 // sums += pixels * weights of one step and tap.
 template <class Kind, class T>
 __device__ __forceinline__ void multiply(Sums<Kind>& sums, const Pixels<Kind>& pixels,
-                                         const uint32_t (&weights)[Kind::tiles][Kind::halves]) {
+                                         const Operand<Kind> (&weights)[Kind::tiles]) {
+  if constexpr (Kind::products > 0) {
+    multiply_tf32<Kind>(sums[0], pixels, weights[0]);
+  } else {
 #pragma unroll
-  for (int tile = 0; tile < Kind::tiles; ++tile) {
-    if constexpr (Kind::depth == 8)  // a tile is a group, and half of the channels
-      ptx::mma_m16n8k8<T>(sums[tile], {pixels[0][2 * tile], pixels[0][2 * tile + 1]}, weights[tile]);
-    else
-      ptx::mma_m16n8k16<T>(sums[tile], pixels[Kind::pairs ? tile : 0], weights[tile]);
+    for (int tile = 0; tile < Kind::tiles; ++tile) {
+      if constexpr (Kind::depth == 8)  // a tile is a group, and half of the channels
+        ptx::mma_m16n8k8<T>(sums[tile], {pixels[0][2 * tile], pixels[0][2 * tile + 1]}, weights[tile]);
+      else
+        ptx::mma_m16n8k16<T>(sums[tile], pixels[Kind::pairs ? tile : 0], weights[tile]);
+    }
   }
 }
 
+// Two neighbouring results.
 template <class T>
-__device__ __forceinline__ uint32_t packed(float low, float high) {
+using Two = std::conditional_t<sizeof(T) == 4, uint2, uint32_t>;
+
+template <class T>
+__device__ __forceinline__ Two<T> packed(float low, float high) {
   const T pair[2] = {from_acc<T>(low), from_acc<T>(high)};
-  uint32_t bits;
+  Two<T> bits;
   __builtin_memcpy(&bits, pair, sizeof(bits));
   return bits;
 }
@@ -109,7 +129,7 @@ template <class Kind>
 __device__ __forceinline__ int channel_of_tile(int tile) {
   const int t = threadIdx.x % 4;
   if constexpr (Kind::pairs) return 4 * tile + 2 * (t % 2) - 8 * (t % 2);
-  if constexpr (Kind::width == 8) return 8 * tile + 2 * t - (t % 2 * 8 + t / 2 * 4);
+  if constexpr (Kind::exchanges) return 8 * tile + 2 * t - (t % 2 * 8 + t / 2 * 4);
   return 2 * tile;
 }
 
@@ -129,9 +149,9 @@ __device__ __forceinline__ void apply_epilogue(const Lines& g, float (&values)[2
 #pragma unroll
     for (int tile = 0; tile < Kind::tiles; ++tile) {
       bool reads = exists;  // up to width 8 the sums are of channels that the even or the odd lane of two will store
-      if (Kind::width <= 8) reads = __shfl_sync(0xffffffffu, exists, (threadIdx.x % 32 & ~1u) + tile * Kind::width / 8);
+      if (Kind::exchanges) reads = __shfl_sync(0xffffffffu, exists, (threadIdx.x % 32 & ~1u) + tile * Kind::width / 8);
       if (!reads) continue;
-      const uint32_t bits = *reinterpret_cast<const uint32_t*>(residual + channel_of_tile<Kind>(tile));
+      const Two<T> bits = *reinterpret_cast<const Two<T>*>(residual + channel_of_tile<Kind>(tile));
       T pair[2];
       __builtin_memcpy(pair, &bits, sizeof(bits));
       values[2 * tile] += to_acc(pair[0]);
@@ -167,9 +187,12 @@ __device__ __forceinline__ void store_row(const Lines& g, const Sums<Kind>& sums
       const uint4 eight = exchange_pairs(packed<T>(values[0], values[1]), packed<T>(values[2], values[3]),
                                          packed<T>(values[4], values[5]), packed<T>(values[6], values[7]));
       if (exists[half]) *reinterpret_cast<uint4*>(advance(result, half * g.lower_half)) = eight;
+    } else if constexpr (Kind::tiles == 1) {
+      const uint2 two = packed<T>(values[0], values[1]);
+      if (exists[half]) *reinterpret_cast<uint2*>(advance(result, half * g.lower_half)) = two;
     } else {
       uint2 four = make_uint2(packed<T>(values[0], values[1]), packed<T>(values[2], values[3]));
-      if constexpr (Kind::width == 8) {
+      if constexpr (Kind::exchanges) {
         const bool odd = threadIdx.x % 2;
         const uint32_t other = __shfl_xor_sync(0xffffffffu, odd ? four.x : four.y, 1);
         four = odd ? make_uint2(other, four.y) : make_uint2(four.x, other);

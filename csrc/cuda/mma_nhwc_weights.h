@@ -3,22 +3,27 @@
 #include <algorithm>
 
 #include "mma_nhwc_pairs.h"
+#include "mma_nhwc_tf32.h"
 #include "numeric.h"
 
 namespace resnext::cuda::mma_nhwc {
 
+// A B operand and, where products take three mmas, what is left of it.
+template <class Kind>
+using Operand = uint32_t[splits<Kind> ? 2 * Kind::halves : Kind::halves];
+
 // The B operands of a warp's 16 result channels: tiles of 8 columns. At widths 8 and 4 the tiles are the groups; else
 // tile j has the channels 4i + 2j and 4i + 2j + 1 of the 16, so that what a lane gets of both are four neighbours.
 template <class Kind>
-using Weights = uint32_t[Kind::steps][taps * Kind::operands][Kind::tiles][Kind::halves];
+using Weights = Operand<Kind>[Kind::steps][taps * Kind::operands][Kind::tiles];
 
 template <class Kind>
 constexpr int tile_of_channel(int n) {
-  return Kind::pairs ? n / 4 : Kind::width == 8 ? n / 8 : n / 2 % 2;
+  return Kind::tiles == 1 ? 0 : Kind::pairs ? n / 4 : Kind::exchanges ? n / 8 : n / 2 % 2;
 }
 template <class Kind>
 constexpr int column_of_channel(int n) {
-  return Kind::pairs ? n % 4 : Kind::width == 8 ? n % 8 : n / 4 * 2 + n % 2;
+  return Kind::tiles == 1 ? n : Kind::pairs ? n % 4 : Kind::exchanges ? n % 8 : n / 4 * 2 + n % 2;
 }
 
 // The weights of one step of the block's team, in the order of the registers: [warp][tap][tile][half][lane], where
@@ -36,7 +41,7 @@ struct WeightStage {
 
 template <class Kind>
 __device__ __forceinline__ int staged_lane(int lane, int warp, int tile, int half) {
-  return lane ^ tile ^ warp % 2 * 2 ^ half * (Kind::pairs ? 2 : 16);
+  return lane ^ tile ^ (Kind::tiles == 1 ? warp % 4 : warp % 2 * 2) ^ half * (Kind::pairs ? 2 : 16);
 }
 
 template <class T>
@@ -46,7 +51,7 @@ __device__ __forceinline__ bool is_finite(T value) {
 
 // Vectors of a step's weights.
 template <class Kind>
-constexpr int packed_vectors = Kind::channels * Kind::sources * taps * taps / 8;
+constexpr int packed_vectors = Kind::channels * Kind::sources * taps * taps / Kind::vector_channels;
 
 // How weights are copied to shared memory: 16 bytes at a time if they are dense, aligned and in KCRS or KRSC order,
 // else one by one. A block has all weights of its groups, one after the other, and a step of them all if there is only
@@ -54,12 +59,12 @@ constexpr int packed_vectors = Kind::channels * Kind::sources * taps * taps / 8;
 // KRSC order, of each tap.
 template <class Kind>
 void pack_weights(Lines& g) {
-  constexpr int filter = taps * taps, width = Kind::width, sources = Kind::sources;
+  constexpr int filter = taps * taps, width = Kind::width, sources = Kind::sources, bytes = 16 / Kind::vector_channels;
   const bool turned = g.weight_s < 0, rows_are_results = g.weight_source < g.weight_result;
   const int64_t row = std::max(g.weight_result, g.weight_source), channel = std::min(g.weight_result, g.weight_source);
   const int64_t r = turned ? -g.weight_r : g.weight_r, s = turned ? -g.weight_s : g.weight_s;
   const bool kcrs = channel == filter && r == taps && s == 1, krsc = channel == 1 && r == taps * width && s == width;
-  const uint16_t* first = static_cast<const uint16_t*>(g.weight) - (turned ? 2 * (r + s) : 0);
+  const char* first = static_cast<const char*>(g.weight) - (turned ? bytes * 2 * (r + s) : 0);
   const bool aligned = reinterpret_cast<uintptr_t>(first) % 16 == 0;
   const bool dense = row == filter * width && g.weight_group == width * row;
   g.packed = aligned && dense && (kcrs || krsc) ? first : nullptr;
@@ -70,10 +75,12 @@ void pack_weights(Lines& g) {
   g.copy_first = turned ? -2 * (g.copy_r + g.copy_s) : 0;
   g.copy_result = rows_are_results ? copy_row : copy_channel;
   g.copy_source = rows_are_results ? copy_channel : copy_row;
-  const int piece = of_row == width ? 8 * packed_vectors<Kind> : krsc ? of_row : copy_row;  // elements
-  g.piece_vectors = piece / 8;
-  g.piece_bytes = 2 * (krsc ? width : filter * width);
-  g.step_bytes = 2 * sources * (rows_are_results ? copy_channel : filter * width);
+  const int piece = of_row == width ? Kind::vector_channels * packed_vectors<Kind>
+                    : krsc          ? of_row
+                                    : copy_row;  // elements
+  g.piece_vectors = piece / Kind::vector_channels;
+  g.piece_bytes = bytes * (krsc ? width : filter * width);
+  g.step_bytes = bytes * sources * (rows_are_results ? copy_channel : filter * width);
 }
 
 // Where the copy has the first tap of a pair of channels: of the block, and of the step.
@@ -92,8 +99,9 @@ __device__ __forceinline__ void copy_weights(const Lines& g, int step, T* copy) 
   if (g.packed) {
     const T* from = advance(static_cast<const T*>(g.packed) + group, step * g.step_bytes);
 #pragma unroll 1
-    for (int i = threadIdx.x; i < count / 8; i += Kind::threads)
-      ptx::cp_async<16>(copy + 8 * i, advance(from, i / g.piece_vectors * g.piece_bytes + i % g.piece_vectors * 16));
+    for (int i = threadIdx.x; i < count / Kind::vector_channels; i += Kind::threads)
+      ptx::cp_async<16>(copy + Kind::vector_channels * i,
+                        advance(from, i / g.piece_vectors * g.piece_bytes + i % g.piece_vectors * 16));
     ptx::cp_async_wait_all();
   } else {
     const T* from = static_cast<const T*>(g.weight) + group + Kind::sources * step * g.weight_source;
@@ -113,7 +121,8 @@ __device__ __forceinline__ void copy_weights(const Lines& g, int step, T* copy) 
 // copy follow its neighbours'. Returns whether all that this thread has put are finite.
 template <class Kind, class T>
 __device__ __forceinline__ bool stage_weights(const Lines& g, int step, const T* copy, WeightStage<Kind>& stage) {
-  constexpr int results = warp_channels * Kind::warps, sources = Kind::sources;
+  constexpr int results = Kind::warp_channels * Kind::warps, sources = Kind::sources;
+  constexpr int of_word = 4 / sizeof(T), of_half = 4 * of_word;  // source channels
   const bool sources_closer = g.copy_source < g.copy_result;
   bool finite = true;
 #pragma unroll 1
@@ -126,18 +135,19 @@ __device__ __forceinline__ bool stage_weights(const Lines& g, int step, const T*
     T values[taps * taps];
 #pragma unroll
     for (int tap = 0; tap < taps * taps; ++tap)
-      values[tap] = exists ? of_pair[tap / taps * g.copy_r + tap % taps * g.copy_s] : from_acc<T>(0);
+      values[tap] =
+          as_multiplied<Kind>(exists ? of_pair[tap / taps * g.copy_r + tap % taps * g.copy_s] : from_acc<T>(0));
     for (const T value : values) finite &= is_finite(value);
-    const int warp = result / warp_channels, n = result % warp_channels;
-    const int tile = tile_of_channel<Kind>(n), half = source / 8;
+    const int warp = result / Kind::warp_channels, n = result % Kind::warp_channels;
+    const int tile = tile_of_channel<Kind>(n), half = source / of_half;
     if constexpr (Kind::pairs) {
       stage_pair<Kind>(values, n, source, stage);
       continue;
     }
-    const int lane = staged_lane<Kind>(column_of_channel<Kind>(n) * 4 + source % 8 / 2, warp, tile, half);
+    const int lane = staged_lane<Kind>(column_of_channel<Kind>(n) * 4 + source % of_half / of_word, warp, tile, half);
 #pragma unroll
     for (int tap = 0; tap < taps * taps; ++tap)
-      reinterpret_cast<T*>(&stage.word[warp][tap][tile][half][lane])[source % 2] = values[tap];
+      reinterpret_cast<T*>(&stage.word[warp][tap][tile][half][lane])[source % of_word] = values[tap];
   }
   return finite;
 }
@@ -145,8 +155,8 @@ __device__ __forceinline__ bool stage_weights(const Lines& g, int step, const T*
 // Brings the bias of the block's channels to shared memory, or scale and shift; zeros for channels that do not exist.
 template <class Kind, class T>
 __device__ __forceinline__ void stage_bias(const Lines& g, WeightStage<Kind>& stage) {
-  for (int i = threadIdx.x; i < warp_channels * Kind::warps; i += Kind::threads) {
-    const int channel = first_channel<Kind>(g) + i, n = i % warp_channels, column = column_of_channel<Kind>(n);
+  for (int i = threadIdx.x; i < Kind::warp_channels * Kind::warps; i += Kind::threads) {
+    const int channel = first_channel<Kind>(g) + i, n = i % Kind::warp_channels, column = column_of_channel<Kind>(n);
     const bool exists = i < Kind::channels && channel < g.channels;
     float bias = exists && g.bias ? to_acc(static_cast<const T*>(g.bias)[channel]) : 0, scale = 0;
     if (exists && g.scale) bias = g.shift[channel], scale = g.scale[channel];
@@ -154,8 +164,8 @@ __device__ __forceinline__ void stage_bias(const Lines& g, WeightStage<Kind>& st
       const auto set = [&](auto& of_warp, float value) {
         reinterpret_cast<float*>(&of_warp[lane].of_tile[tile_of_channel<Kind>(n)])[column % 2] = value;
       };
-      set(stage.bias[i / warp_channels], bias);
-      if (g.scale) set(stage.scale[i / warp_channels], scale);
+      set(stage.bias[i / Kind::warp_channels], bias);
+      if (g.scale) set(stage.scale[i / Kind::warp_channels], scale);
     }
   }
 }
@@ -183,16 +193,19 @@ __device__ __forceinline__ void load_weights(const Lines& g, uint4* copy, Weight
 #pragma unroll
       for (int tile = 0; tile < Kind::tiles; ++tile)
 #pragma unroll
-        for (int half = 0; half < Kind::halves; ++half)
-          weights[step][tap][tile][half] = stage.word[warp][tap][tile][half][staged_lane<Kind>(lane, warp, tile, half)];
+        for (int half = 0; half < Kind::halves; ++half) {
+          Operand<Kind>& operand = weights[step][tap][tile];
+          operand[half] = stage.word[warp][tap][tile][half][staged_lane<Kind>(lane, warp, tile, half)];
+          if constexpr (splits<Kind>) split(operand[half], operand[Kind::halves + half]);
+        }
   }
 }
 
-// Whether results may be NaN that should not be: the block has weights that are not finite or, in pairs, the warp has
-// had such sums.
+// Whether results may be NaN that should not be: the block has weights that are not finite or, if it watches, the warp
+// has had such sums.
 template <class Kind>
 __device__ __forceinline__ bool may_need_mending(const WeightStage<Kind>& stage, const Watch<Kind>& watch) {
-  if constexpr (Kind::pairs) return __any_sync(0xffffffffu, !(watch.products - watch.products == 0));
+  if constexpr (Kind::watches) return __any_sync(0xffffffffu, !(watch.products - watch.products == 0));
   bool special = false;
 #pragma unroll
   for (const int of_warp : stage.special) special |= of_warp != 0;

@@ -13,6 +13,17 @@ namespace resnext::cuda {
 
 const KernelTable<FpropArgs>& fprop_table() {
   static const KernelTable<FpropArgs> table{
+      fprop_mma_tf32<8, 1, 1>("fprop_mma_gw8_tf32_nhwc"),
+      fprop_mma_tf32<16, 1, 1>("fprop_mma_gw16_tf32_nhwc"),
+      fprop_mma_tf32<32, 1, 1>("fprop_mma_gw32_tf32_nhwc"),
+      fprop_mma_tf32<8, 2, 1>("fprop_mma_gw8_tf32_nhwc_s2"),
+      fprop_mma_tf32<16, 2, 1>("fprop_mma_gw16_tf32_nhwc_s2"),
+      fprop_mma_tf32<32, 2, 1>("fprop_mma_gw32_tf32_nhwc_s2"),
+      fprop_mma_tf32<8, 1, 3>("fprop_mma_gw8_tf32x3_nhwc"),
+      fprop_mma_tf32<16, 1, 3>("fprop_mma_gw16_tf32x3_nhwc"),
+      fprop_mma_tf32<32, 1, 3>("fprop_mma_gw32_tf32x3_nhwc"),
+      fprop_mma_tf32<16, 2, 3>("fprop_mma_gw16_tf32x3_nhwc_s2"),
+      fprop_mma_tf32<32, 2, 3>("fprop_mma_gw32_tf32x3_nhwc_s2"),
       {"fprop_rows_gw4_f32_nhwc", rows_nhwc_why_not<4, 1>, no_workspace, fprop_rows_nhwc<4, 1>, true},
       {"fprop_rows_gw8_f32_nhwc", rows_nhwc_why_not<8, 1>, no_workspace, fprop_rows_nhwc<8, 1>, true},
       {"fprop_rows_gw16_f32_nhwc", rows_nhwc_why_not<16, 1>, no_workspace, fprop_rows_nhwc<16, 1>, true},
@@ -76,6 +87,17 @@ const KernelTable<FpropArgs>& fprop_table() {
 
 const KernelTable<DgradArgs>& dgrad_table() {
   static const KernelTable<DgradArgs> table{
+      dgrad_mma_tf32<8, 1, 1>("dgrad_mma_gw8_tf32_nhwc"),
+      dgrad_mma_tf32<16, 1, 1>("dgrad_mma_gw16_tf32_nhwc"),
+      dgrad_mma_tf32<32, 1, 1>("dgrad_mma_gw32_tf32_nhwc"),
+      dgrad_mma_tf32<8, 2, 1>("dgrad_mma_gw8_tf32_nhwc_s2"),
+      dgrad_mma_tf32<16, 2, 1>("dgrad_mma_gw16_tf32_nhwc_s2"),
+      dgrad_mma_tf32<32, 2, 1>("dgrad_mma_gw32_tf32_nhwc_s2"),
+      dgrad_mma_tf32<8, 1, 3>("dgrad_mma_gw8_tf32x3_nhwc"),
+      dgrad_mma_tf32<16, 1, 3>("dgrad_mma_gw16_tf32x3_nhwc"),
+      dgrad_mma_tf32<32, 1, 3>("dgrad_mma_gw32_tf32x3_nhwc"),
+      dgrad_mma_tf32<16, 2, 3>("dgrad_mma_gw16_tf32x3_nhwc_s2"),
+      dgrad_mma_tf32<32, 2, 3>("dgrad_mma_gw32_tf32x3_nhwc_s2"),
       {"dgrad_rows_gw4_f32_nhwc", rows_nhwc_why_not<4, 1>, no_workspace, dgrad_rows_nhwc<4, 1>},
       {"dgrad_rows_gw8_f32_nhwc", rows_nhwc_why_not<8, 1>, no_workspace, dgrad_rows_nhwc<8, 1>},
       {"dgrad_rows_gw16_f32_nhwc", rows_nhwc_why_not<16, 1>, no_workspace, dgrad_rows_nhwc<16, 1>},

@@ -1,5 +1,5 @@
 // The tensor-core kernels with one of their synchronisations left out, for the emulation to catch: two images of 9 x 30
-// pixels and one block of channels in fp16, and the weights behind them.
+// pixels and one block of channels in fp16 or float, and the weights behind them.
 #include <cstring>
 
 #include "cuda/mma_nhwc.h"
@@ -11,6 +11,7 @@ namespace mma_bugs {
 using cuda::mma_nhwc::Gather;
 using cuda::mma_nhwc::Lines;
 using cuda::mma_nhwc::Spread;
+using cuda::mma_nhwc::Tf32;
 
 struct None : cuda::mma_nhwc::Sync {
   static constexpr bool mends = false;
@@ -37,6 +38,9 @@ struct AsyncWaitTooLax : None {
   }
 };
 
+template <class Kind>
+using Element = std::conditional_t<Kind::products == 0, __half, float>;
+
 // A block of channels, weights in KCRS order.
 template <class Kind>
 Lines lines(int images, int rows, int columns) {
@@ -47,8 +51,8 @@ Lines lines(int images, int rows, int columns) {
   g.result_rows = (Kind::spread * g.rows - 1) / Kind::stride + 1;
   g.result_columns = (Kind::spread * g.columns - 1) / Kind::stride + 1;
   g.channels = Kind::channels;
-  g.source_row = int64_t{2} * g.columns * g.channels;
-  g.result_row = int64_t{2} * g.result_columns * g.channels;
+  g.source_row = int64_t{sizeof(Element<Kind>)} * g.columns * g.channels;
+  g.result_row = int64_t{sizeof(Element<Kind>)} * g.result_columns * g.channels;
   g.weight_s = 1;
   g.weight_r = 3;
   g.weight_source = 9;
@@ -63,7 +67,7 @@ bool run(const void* input, void* output, void* stream) {
   g.source = input;
   g.weight = static_cast<const char*>(input) + g.images * g.rows * g.source_row;
   g.result = output;
-  cuda::mma_nhwc::launch_lines<__half, Kind, Sync>(g, stream);
+  cuda::mma_nhwc::launch_lines<Element<Kind>, Kind, Sync>(g, stream);
   return true;
 }
 
@@ -102,6 +106,8 @@ bool launch_mma_probe(const std::string& name, const void* input, void* output, 
   if (const auto bug = rest("mma_32/"); !bug.empty()) return run_named<Gather<32, 1>>(bug, input, output, stream);
   if (const auto bug = rest("mma_32_s2/"); !bug.empty()) return run_named<Gather<32, 2>>(bug, input, output, stream);
   if (const auto bug = rest("spread_32/"); !bug.empty()) return run_named<Spread<32>>(bug, input, output, stream);
+  if (const auto bug = rest("tf32x3_16/"); !bug.empty())
+    return run_named<Tf32<Gather<32, 1>, 3>>(bug, input, output, stream);
   const std::string kind = rest("mma_nhwc/plan/");
   if (kind == "Gather<4, 1>") return tell<Gather<4, 1>>(input, output);
   if (kind == "Gather<4, 2>") return tell<Gather<4, 2>>(input, output);
@@ -113,6 +119,9 @@ bool launch_mma_probe(const std::string& name, const void* input, void* output, 
   if (kind == "Gather<16, 2>") return tell<Gather<16, 2>>(input, output);
   if (kind == "Spread<16>") return tell<Spread<16>>(input, output);
   if (kind == "Gather<32, 1>") return tell<Gather<32, 1>>(input, output);
+  if (kind == "Tf32<Gather<16, 1>, 1>") return tell<Tf32<Gather<16, 1>, 1>>(input, output);
+  if (kind == "Tf32<Spread<16>, 1>") return tell<Tf32<Spread<16>, 1>>(input, output);
+  if (kind == "Tf32<Gather<16, 1>, 3>") return tell<Tf32<Gather<16, 1>, 3>>(input, output);
   return false;
 }
 

@@ -1,0 +1,50 @@
+#pragma once
+// What the tensor-core kernels of mma_nhwc.h accept, what of an operator's arguments they are told, and their launches.
+#include <algorithm>
+
+#include "mma_nhwc.h"
+#include "padded_3x3.h"
+
+namespace resnext::cuda::mma_nhwc {
+
+template <DType dtype, int width, int stride>
+const char* why_not(const Problem& problem) {
+  const ConvShape& s = problem.shape;
+  if (const char* reason = padded_3x3_mma_why_not(problem, dtype, Layout::nhwc, width, stride)) return reason;
+  if (s.c * bytes_of(dtype) % 16 != 0) return "the channels of a pixel are no multiple of 16 bytes";
+  return std::max({s.n, s.h, s.w, s.c}) >= 1 << 30 ? "2^30 images, rows, columns or channels" : nullptr;
+}
+
+inline Lines lines(const FpropArgs& args) {
+  const ConvShape& s = args.problem.shape;
+  Lines g = padded_3x3_fields<Lines>(args);
+  g.source_row = s.w * s.c * bytes_of(args.problem.dtype);
+  g.result_row = s.q() * s.k * bytes_of(args.problem.dtype);
+  return g;
+}
+
+inline Lines lines(const DgradArgs& args) {
+  const ConvShape& s = args.problem.shape;
+  Lines g = padded_3x3_fields<Lines>(args);
+  if (s.stride_h == 1) turn_taps(g, args.problem.dtype);
+  g.source_row = s.q() * s.k * bytes_of(args.problem.dtype);
+  g.result_row = s.w * s.c * bytes_of(args.problem.dtype);
+  return g;
+}
+
+template <class T, class Kind>
+void fprop(const FpropArgs& args) {
+  if (args.problem.fused)
+    launch_lines<T, Fused<Kind>>(lines(args), args.launch.stream);
+  else
+    launch_lines<T, Kind>(lines(args), args.launch.stream);
+}
+
+template <class T, class Kind>
+void dgrad(const DgradArgs& args) {
+  launch_lines<T, Kind>(lines(args), args.launch.stream);
+}
+
+inline int64_t no_workspace(const Problem&, int) { return 0; }
+
+}  // namespace resnext::cuda::mma_nhwc

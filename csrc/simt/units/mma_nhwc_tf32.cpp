@@ -1,0 +1,1 @@
+#include "cuda/mma_nhwc_tf32.cu"
