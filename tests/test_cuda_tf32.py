@@ -244,7 +244,7 @@ def test_what_the_kernels_refuse(kernel):
 
     assert reason(problem) == ""
     assert reason(problem, "f32") == ("TF32 is not allowed" if products == ONE else "")
-    assert reason(problem, "f16") == "float only"
+    assert reason(problem, "f16") == "float32 only"
     assert reason(problem, gpu=75) == "needs compute capability 8.0"
     assert reason(problem, layout="NCHW") == "NHWC only"
     assert reason(Problem(**{**vars(problem), "groups": 1})) == "another group width"
