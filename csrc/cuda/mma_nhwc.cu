@@ -9,7 +9,8 @@
 namespace resnext::cuda {
 namespace mma_nhwc {
 
-template <DType dtype, int width, int stride>
+// `oldest`: the architecture that it needs.
+template <DType dtype, int width, int stride, int oldest>
 const char* why_not(const Problem& problem) {
   const ConvShape& s = problem.shape;
   if (problem.dtype != dtype) return dtype == DType::f16 ? "float16 only" : "bfloat16 only";
@@ -19,7 +20,10 @@ const char* why_not(const Problem& problem) {
   if (s.stride_h != stride || s.stride_w != stride) return "another stride";
   if (s.pad_h != 1 || s.pad_w != 1) return "padding 1 only";
   if (s.dilation_h != 1 || s.dilation_w != 1) return "dilation 1 only";
-  if (problem.architecture < 80) return "needs compute capability 8.0";
+  if (problem.architecture < oldest)
+    return oldest == 75           ? "needs compute capability 7.5"
+           : dtype == DType::bf16 ? "bfloat16 needs compute capability 8.0"
+                                  : "needs compute capability 8.0";
   if (problem.alignment < 16) return "activations are not 16-byte aligned";
   if (s.c % 8 != 0) return "the channels of a pixel are no multiple of 16 bytes";
   return std::max({s.n, s.h, s.w, s.c}) >= 1 << 30 ? "2^30 images, rows, columns or channels" : nullptr;
@@ -85,10 +89,12 @@ void fprop(const FpropArgs& args) {
     launch_lines<Element<dtype>, Kind>(lines<width>(args), args.launch.stream);
 }
 
+template <int width, int stride>
+using Dgrad = std::conditional_t<stride == 1, Gather<width, 1>, Spread<width>>;
+
 template <DType dtype, int width, int stride>
 void dgrad(const DgradArgs& args) {
-  using Kind = std::conditional_t<stride == 1, Gather<width, 1>, Spread<width>>;
-  launch_lines<Element<dtype>, Kind>(lines<width>(args), args.launch.stream);
+  launch_lines<Element<dtype>, Dgrad<width, stride>>(lines<width>(args), args.launch.stream);
 }
 
 inline int64_t no_workspace(const Problem&, int) { return 0; }
@@ -98,13 +104,15 @@ inline int64_t no_workspace(const Problem&, int) { return 0; }
 template <DType dtype, int width, int stride>
 KernelEntry<FpropArgs> fprop_mma_nhwc(const char* name) {
   using namespace mma_nhwc;
-  return {name, why_not<dtype, width, stride>, no_workspace, fprop<dtype, width, stride>, true};
+  constexpr int oldest = oldest_architecture<Element<dtype>, Gather<width, stride>>;
+  return {name, why_not<dtype, width, stride, oldest>, no_workspace, fprop<dtype, width, stride>, true};
 }
 
 template <DType dtype, int width, int stride>
 KernelEntry<DgradArgs> dgrad_mma_nhwc(const char* name) {
   using namespace mma_nhwc;
-  return {name, why_not<dtype, width, stride>, no_workspace, dgrad<dtype, width, stride>};
+  constexpr int oldest = oldest_architecture<Element<dtype>, Dgrad<width, stride>>;
+  return {name, why_not<dtype, width, stride, oldest>, no_workspace, dgrad<dtype, width, stride>};
 }
 
 template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 4, 1>(const char* name);
@@ -147,5 +155,37 @@ template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 64, 2>(const char* na
 template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 64, 2>(const char* name);
 template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 64, 2>(const char* name);
 template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 64, 2>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 24, 1>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 24, 1>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 24, 2>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 24, 2>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 24, 1>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 24, 1>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 24, 2>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 24, 2>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 40, 1>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 40, 1>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 40, 2>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 40, 2>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 40, 1>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 40, 1>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 40, 2>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 40, 2>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 48, 1>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 48, 1>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 48, 2>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 48, 2>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 48, 1>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 48, 1>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 48, 2>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 48, 2>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 56, 1>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 56, 1>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 56, 2>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 56, 2>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 56, 1>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 56, 1>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 56, 2>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 56, 2>(const char* name);
 
 }  // namespace resnext::cuda
