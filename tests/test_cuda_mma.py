@@ -87,6 +87,22 @@ def test_maps(pass_name, stride, width, size, dtype):
         check(pass_name, problem, dtype, "KCRS" if images == 1 else "KRSC", seed=images)
 
 
+WALKS = [
+    pytest.param(*kernel, rows, marks=[pytest.mark.slow] * ((*kernel, rows) != ("fprop", 1, 64, 2)))
+    for kernel in KERNELS
+    for rows in (2, 3, 4)
+    if kernel[2] in (40, 56, 64)
+]
+
+
+@pytest.mark.parametrize(("pass_name", "stride", "width", "rows"), WALKS)
+def test_walks_along_several_images(pass_name, stride, width, rows):
+    """Of one column, four side by side; in blocks enough, and of images a number that the walks do not divide."""
+    count = 64 if width == 56 else 32
+    problem = Problem(70, width * count, rows, 1, width * count, groups=count, stride=(stride, stride))
+    check(pass_name, problem, "f16", "KRSC", seed=1)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("pass_name", ["fprop", "dgrad"])

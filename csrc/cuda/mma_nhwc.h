@@ -89,6 +89,10 @@ __device__ __forceinline__ void stream_stride1(const Lines& g, const Walk& walk,
         }
       }
     }
+    if constexpr (Kind::walks)
+#pragma unroll 1
+      for (int turn = walk.source_rows % taps; turn % taps != 0; ++turn)  // without a row
+        ring.next(g, walk, turn, left_of_walk<Kind>(walk, segment, walk.source_rows % taps - turn));
   }
 }
 

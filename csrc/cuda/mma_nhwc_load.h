@@ -82,6 +82,9 @@ struct Spread : Team<width> {
   static constexpr int stride = 1, before = 0, halo = 1, spread = 2, stages = 4, across = 1;
   static constexpr int pixels = tile_pixels + 1, operands = taps;
   static constexpr bool walks = width > 48;
+  // At widths 40 and 48 a team more would leave too few registers.
+  static constexpr int teams = Team<width>::teams / (width == 40 || width == 48 ? 2 : 1);
+  static constexpr int threads = 32 * Team<width>::warps * teams;
   static constexpr int column(int first, int i) { return first + tile_pixels * i; }
   __device__ static int start(int s) { return s == 0; }
 };
@@ -166,6 +169,7 @@ __device__ __forceinline__ int first_channel(const Lines& g) {
 struct Walk {
   int image, row, column, segments;  // the first image, row and column
   int source_rows, made;             // that it reads of a segment; results of its own that they make at stride 1
+  int turns;                         // of the ring in a segment: at stride 1 each begins in the first stage
 };
 
 // The source rows that a run reads, as far as the image has them.
@@ -191,13 +195,14 @@ __device__ __forceinline__ Walk walk_of(const Lines& g) {
   const int first = first_source_row<Kind>(walk);
   walk.source_rows = end_source_row<Kind>(g, walk) - first;
   walk.made = first + walk.source_rows - 1 - walk.row;
+  walk.turns = Kind::stages == taps ? (walk.source_rows + taps - 1) / taps * taps : walk.source_rows;
   return walk;
 }
 
-// Source rows that are still to be multiplied, where so many are left of a segment.
+// Turns of the ring that are left, where so many source rows are left of a segment.
 template <class Kind>
 __device__ __forceinline__ int left_of_walk(const Walk& walk, int segment, int left) {
-  return left + (Kind::walks ? (walk.segments - 1 - segment) * walk.source_rows : 0);
+  return left + (Kind::walks ? (walk.segments - segment) * walk.turns - walk.source_rows : 0);
 }
 
 // A lane's share in copying source rows to the ring: one vector of every 16th pixel.
@@ -252,12 +257,14 @@ struct Loader {
   }
 
   // Starts the copy of the next row to the lane's place in a stage, and makes a group of it, an empty one if there is
-  // no such row. `left`: how many the walk has from it on; one along several images goes on with the next of them.
+  // no such row. `left`: turns of the walk from it on; one along several images goes on with the next of them.
   __device__ __forceinline__ void copy_next(const Lines& g, const Walk& walk, uint4* to, int left) {
-    if (left > 0) {
-      if (Kind::walks && static_cast<unsigned>(left) % static_cast<unsigned>(walk.source_rows) == 0) {
+    const unsigned of_segment = Kind::walks ? static_cast<unsigned>(left) % static_cast<unsigned>(walk.turns) : left;
+    const bool first = Kind::walks && of_segment == 0;
+    if (left > 0 && (!Kind::walks || first || static_cast<int>(of_segment) > walk.turns - walk.source_rows)) {
+      if (first) {
         from = advance(from, to_next_images(g, walk));
-        if (left == walk.source_rows) valid >>= 8;
+        if (left == walk.turns) valid >>= 8;
       }
 #pragma unroll
       for (int i = 0; i < count; ++i) {
@@ -293,7 +300,7 @@ struct Ring {
     return group * Kind::steps * pitch<Kind> + threadIdx.x % 16;
   }
 
-  // The next row, once it is there, in the stage named; starts a copy to the one before it. The walk has `left` rows
+  // The next row, once it is there, in the stage named; starts a copy to the one before it. The walk has `left` turns
   // from the next one on.
   __device__ __forceinline__ const uint4* next(const Lines& g, const Walk& walk, int stage, int left) {
     Sync::template copies<Kind::stages - 2>();
