@@ -18,13 +18,15 @@ using Dgrad = std::conditional_t<stride == 1, Gather<width, 1>, Spread<width>>;
 template <DType dtype, int width, int stride>
 KernelEntry<FpropArgs> fprop_mma_nhwc(const char* name) {
   using namespace mma_nhwc;
-  return {name, why_not<dtype, width, stride>, no_workspace, fprop<Element<dtype>, Gather<width, stride>>, true};
+  using Kind = Gather<width, stride>;
+  return {name, why_not<Element<dtype>, Kind>, no_workspace, fprop<Element<dtype>, Kind>, true};
 }
 
 template <DType dtype, int width, int stride>
 KernelEntry<DgradArgs> dgrad_mma_nhwc(const char* name) {
   using namespace mma_nhwc;
-  return {name, why_not<dtype, width, stride>, no_workspace, dgrad<Element<dtype>, Dgrad<width, stride>>};
+  using Kind = Dgrad<width, stride>;
+  return {name, why_not<Element<dtype>, Kind>, no_workspace, dgrad<Element<dtype>, Kind>};
 }
 
 template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 4, 1>(const char* name);
@@ -67,5 +69,37 @@ template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 64, 2>(const char* na
 template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 64, 2>(const char* name);
 template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 64, 2>(const char* name);
 template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 64, 2>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 24, 1>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 24, 1>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 24, 2>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 24, 2>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 24, 1>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 24, 1>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 24, 2>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 24, 2>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 40, 1>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 40, 1>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 40, 2>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 40, 2>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 40, 1>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 40, 1>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 40, 2>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 40, 2>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 48, 1>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 48, 1>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 48, 2>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 48, 2>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 48, 1>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 48, 1>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 48, 2>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 48, 2>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 56, 1>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 56, 1>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::f16, 56, 2>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::f16, 56, 2>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 56, 1>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 56, 1>(const char* name);
+template KernelEntry<FpropArgs> fprop_mma_nhwc<DType::bf16, 56, 2>(const char* name);
+template KernelEntry<DgradArgs> dgrad_mma_nhwc<DType::bf16, 56, 2>(const char* name);
 
 }  // namespace resnext::cuda

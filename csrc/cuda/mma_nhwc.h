@@ -1,5 +1,5 @@
 #pragma once
-// Tensor-core fprop and dgrad in fp16 and bf16, NHWC, 3x3, padding 1, groups of 4, 8, 16, 32 or 64 channels:
+// Tensor-core fprop and dgrad in fp16 and bf16, NHWC, 3x3, padding 1, groups of 4 or of 8 to 64 channels:
 //
 //   fprop  output[n,p,q,k]     = bias[k] + sum over r,s,c of input[n,t*p+r-1,t*q+s-1,c]     * weight[k,c,r,s]
 //   dgrad  grad_input[n,h,w,c] =           sum over r,s,k of grad_output[n,h+1-r,w+1-s,k]   * weight[k,c,r,s]
@@ -8,19 +8,19 @@
 // and its channels swapped, which strides do; below, "source" and "result" are the tensors read and written. dgrad at
 // stride 2 and fprop at stride 2 walk in their own ways, see mma_nhwc_stride2.h.
 //
-//   block  16 channels (32 and 64 in groups so wide) x several teams, which share the loading of weights, nothing else
-//   team   those channels x 16 pixels of a row (or 2 x 8, 4 x 4 of images side by side) x a run of rows, by 1, 2 or 4
-//          warps, which share the source rows
+//   block  16 channels, or one or two wide groups, x several teams, which share the loading of weights, nothing else
+//   team   those channels x 16 pixels of a row (or 2 x 8, 4 x 4 of images side by side) x a run of rows, by a warp for
+//          every 16 channels, which share the source rows
 //   warp   16 channels of the 16 pixels: two mma tiles of 16 x 8, in three rows of sums that take turns
 //   lane   (g = lane / 4, t = lane % 4) the pixels g and g + 8 x two columns of either tile
 //
 //       pixels      0 .. 15            lane t stores channels 4t .. 4t + 3 of its pixels, a quad the sector
-//       channels  ________________     at width 8 tile j is group j, and lanes t and t ^ 1 exchange halves first,
-//       0 .. 7    tile 0 | tile 1      else channels 4i + 2j and 4i + 2j + 1 are columns 2i and 2i + 1 of tile j
+//       channels  ________________     at widths 8, 24, 40, 56 lanes t and t ^ 1 exchange halves first, else
+//       0 .. 7    tile 0 | tile 1      channels 4i + 2j and 4i + 2j + 1 are columns 2i and 2i + 1 of tile j
 //
-// Registers hold the weights of a warp as B operands: 9 taps x two tiles x 8 or 16 source channels, 18 to 144
-// registers. A operands come by ldmatrix.x4 from the ring: 16 pixels, shifted by the tap's column, x 16 channels. Each
-// serves two tiles and three tap rows.
+// Registers hold the weights of a warp as B operands: 9 taps x two tiles x the group's source channels, 18 to 144
+// registers. A operands come by ldmatrix.x4 from the ring: 16 pixels, shifted by the tap's column, x 16 channels, which
+// serve both tiles, or 8 for either tile, where these may belong to two groups. Each serves three tap rows.
 //
 // Shared memory. ring: [team][stage][vector of 8 channels][pixel], a stage a source row with its neighbours on both
 // sides; mma_nhwc_load.h says why no access meets itself in a bank. Weights pass through once, in the registers' order.
@@ -29,7 +29,8 @@
 // row: the copies that its lanes have waited for are visible to all, and all are done with the stage that is filled
 // anew. Copies of two rows or more are under way meanwhile: 18 KB on a multiprocessor at the least up to width 32.
 //
-// Limits: compute capability 8.0; activations are 16-byte aligned; all sizes are less than 2^30.
+// Limits: compute capability 8.0, or 7.5 in fp16 (see oldest_architecture); activations are 16-byte aligned; all sizes
+// are less than 2^30.
 #include "launch.h"
 #include "mma_nhwc_edges.h"
 #include "mma_nhwc_stride2.h"
@@ -46,28 +47,28 @@ struct Smem {
   Walk walk[Kind::teams];  // here, as registers are short
 };
 
+// The oldest GPU that the kernel runs on. Those of compute capability 7.5 multiply fp16 alone, and have 64 KB.
+template <class T, class Kind>
+constexpr int oldest_architecture = std::is_same_v<T, __half> && sizeof(Smem<Kind>) <= 64 * 1024 ? 75 : 80;
+
 // The walk at stride 1. Source row y meets result rows y - 1 (tap row 2), y and y + 1 (tap row 0), whose sums are in
 // three places that take turns, as do the three stages of the ring: the loop is unrolled by three. A walk along several
 // images begins each with the first sums, but goes on in the ring.
 template <class Kind, class T, class Sync>
 __device__ __forceinline__ void stream_stride1(const Lines& g, const Walk& walk, const Weights<Kind>& weights,
                                                const Bias<Kind>& bias, Watch<Kind>& watch, uint4* stages) {
-  const int first = first_source_row<Kind>(walk), rows = end_source_row<Kind>(g, walk) - first;
-  // Results of the run above come out first, and are not stored: one is made with every source row, and `made` of the
-  // run. The last row of an image is complete with its last source row, as the one before it.
-  const int made = first + rows - 1 - walk.row;
-  Tile<T> tile = tile_of<Kind, T>(g, walk);
+  // Results of the run above come out first, and are not stored: one is made with every source row. The last row of an
+  // image is complete with its last source row, as the one before it.
   Ring<Kind, T, Sync> ring(g, walk, stages);
-  int stage = 0;
-  for (int segment = 0; segment < (Kind::walks ? walk.segments : 1); ++segment, tile.next_images(g)) {
-    T* result = advance(tile.result, (made - rows) * g.result_row);
+  for (int segment = 0; segment < (Kind::walks ? walk.segments : 1); ++segment) {
+    const Tile<T> tile = tile_of<Kind, T>(g, walk, segment);
+    T* result = advance(tile.result, (walk.made - walk.source_rows) * g.result_row);
     Sums<Kind> sums[taps];
     for (auto& row : sums) clear(row);
-    for (int left = rows; left > 0;) {
+    for (int left = walk.source_rows; left > 0;) {
 #pragma unroll
       for (int turn = 0; turn < taps && left > 0; ++turn, --left) {
-        const uint4* row = ring.next(g, Kind::walks ? stage : turn, left);
-        stage = (stage + 1) % Kind::stages;
+        const uint4* row = ring.next(g, walk, turn, left_of_walk<Kind>(walk, segment, left));
         clear(sums[(turn + 2) % taps]);
 #pragma unroll
         for (int s = 0; s < Kind::operands; ++s)
@@ -80,7 +81,7 @@ __device__ __forceinline__ void stream_stride1(const Lines& g, const Walk& walk,
               multiply<Kind, T>(sums[(turn + 2 - r) % taps], pixels, weights[step][r * Kind::operands + s]);
           }
         store_row<Kind, T>(g, sums[turn], bias, watch, result,
-                           {left <= made && tile.exists[0], left <= made && tile.exists[1]});
+                           {left <= walk.made && tile.exists[0], left <= walk.made && tile.exists[1]});
         result = advance(result, g.result_row);
         if (left == 1) {
           const bool at_bottom = walk.row + g.run_rows >= g.rows;
@@ -89,6 +90,10 @@ __device__ __forceinline__ void stream_stride1(const Lines& g, const Walk& walk,
         }
       }
     }
+    if constexpr (Kind::walks)
+#pragma unroll 1
+      for (int turn = walk.source_rows % taps; turn % taps != 0; ++turn)  // without a row
+        ring.next(g, walk, turn, left_of_walk<Kind>(walk, segment, walk.source_rows % taps - turn));
   }
 }
 
@@ -105,7 +110,7 @@ __device__ __forceinline__ void stream(const Lines& g, const Walk& walk, const W
 
 template <class T, class Kind, class Sync>
 __global__ void __launch_bounds__(Kind::threads, Kind::blocks) stream_lines(Lines g) {
-  if constexpr (architecture >= 80) {
+  if constexpr (architecture >= oldest_architecture<T, Kind>) {
     auto& smem = dynamic_smem<Smem<Kind>>();
     const int team = threadIdx.x / (32 * Kind::warps);
     const Walk& walk = smem.walk[team];

@@ -1,17 +1,28 @@
 #pragma once
 // What the tensor-core kernels of mma_nhwc.h accept, what of an operator's arguments they are told, and their launches.
 #include <algorithm>
+#include <type_traits>
 
 #include "mma_nhwc.h"
 #include "padded_3x3.h"
 
 namespace resnext::cuda::mma_nhwc {
 
-template <DType dtype, int width, int stride>
+template <class T>
+constexpr DType dtype_of = std::is_same_v<T, float>    ? DType::f32
+                           : std::is_same_v<T, __half> ? DType::f16
+                                                       : DType::bf16;
+
+template <class T, class Kind>
 const char* why_not(const Problem& problem) {
+  constexpr int stride = Kind::spread * Kind::stride, oldest = oldest_architecture<T, Kind>;
   const ConvShape& s = problem.shape;
-  if (const char* reason = padded_3x3_mma_why_not(problem, dtype, Layout::nhwc, width, stride)) return reason;
-  if (s.c * bytes_of(dtype) % 16 != 0) return "the channels of a pixel are no multiple of 16 bytes";
+  if (const char* reason = padded_3x3_why_not(problem, dtype_of<T>, Layout::nhwc, Kind::width, stride)) return reason;
+  if (problem.architecture < oldest)
+    return oldest == 75                       ? "needs compute capability 7.5"
+           : std::is_same_v<T, __nv_bfloat16> ? "bfloat16 needs compute capability 8.0"
+                                              : "needs compute capability 8.0";
+  if (s.c * int64_t(sizeof(T)) % 16 != 0) return "the channels of a pixel are no multiple of 16 bytes";
   return std::max({s.n, s.h, s.w, s.c}) >= 1 << 30 ? "2^30 images, rows, columns or channels" : nullptr;
 }
 

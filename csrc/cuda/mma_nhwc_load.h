@@ -10,28 +10,33 @@ namespace resnext::cuda::mma_nhwc {
 
 constexpr int taps = 3, tile_pixels = 16;
 
-// What differs between group widths. A team of warps shares the source rows of its channels: those of one group or, at
-// widths 8 and 4, of two and four. Widths that are no multiple of 16 leave channels of the team empty. At width 4, two
-// result columns share an mma, see mma_nhwc_pairs.h.
+// What differs between group widths. A team of warps shares the source rows of its channels, a multiple of 16: those of
+// one group, of two where the width is an odd multiple of 8, of four at width 4. Of two groups, a warp in the middle
+// has a tile of either, so all warps address the source channels of their two tiles apart. At width 4, two result
+// columns share an mma, see mma_nhwc_pairs.h.
 template <int group_width>
 struct Team {
   static constexpr int warp_channels = 16, vector_channels = 8;  // channels of a warp's results, and of 16 bytes
-  static constexpr int width = group_width, warps = (width + warp_channels - 1) / warp_channels;
+  static constexpr int width = group_width;
   static constexpr bool pairs = width == 4, fuses = false;
-  static constexpr bool exchanges = width <= 8;  // lanes store what a neighbour has summed
-  static constexpr bool watches = pairs;         // for sums that are NaN and should not be, see mma_nhwc_edges.h
-  static constexpr int products = 0;             // in floats: mmas for one, see mma_nhwc_tf32.h
-  static constexpr int channels = width <= 8 ? 16 : width;           // that exist
-  static constexpr int vectors = 2 * warps;                          // of 8 channels, of a pixel in the ring
-  static constexpr int depth = width == 8 ? 8 : 16;                  // source channels of one mma; x columns in pairs
-  static constexpr int sources = pairs ? 4 : depth;                  // source channels of a step
-  static constexpr int steps = width <= 8 ? 1 : warps;               // mmas over the source channels of a group
-  static constexpr int halves = depth / 8;                           // of a step
-  static constexpr int tiles = pairs ? 4 : 2;                        // of a warp's results, 8 columns each
-  static constexpr int teams = warps == 1 ? 4 : warps == 2 ? 8 : 2;  // of a block, which share the weights
+  static constexpr bool exchanges = width % 16 != 0;  // lanes store what a neighbour has summed
+  static constexpr bool watches = pairs;              // for sums that are NaN and should not be, see mma_nhwc_edges.h
+  static constexpr int products = 0;                  // in floats: mmas for one, see mma_nhwc_tf32.h
+  static constexpr int channels = pairs ? 16 : exchanges ? 2 * width : width, warps = channels / warp_channels;
+  static constexpr int vectors = 2 * warps;  // of 16 bytes, of a pixel in the ring
+  static constexpr int abreast = vectors % 8 == 0 ? 8 : vectors % 4 == 0 ? 4 : 2;  // that lanes copy of a pixel
+  static constexpr int depth = width % 16 == 8 ? 8 : 16;  // source channels of one mma; x columns in pairs
+  static constexpr int sources = pairs ? 4 : depth;       // source channels of a step
+  static constexpr int steps = width / sources;           // mmas over the source channels of a group
+  static constexpr int halves = depth / 8;                // of a step
+  static constexpr int tiles = pairs ? 4 : 2;             // of a warp's results, 8 columns each
+  // of a block, which share the weights
+  static constexpr int teams = warps == 2 ? 8 : warps == 7 ? 1 : warps == 4 || warps == 5 ? 2 : 4;
   static constexpr int threads = 32 * warps * teams;
-  static constexpr bool walks = warps > 2;  // along several images, as two teams are few for so many weights
-  static constexpr int blocks = pairs ? 4 : width <= 8 ? 6 : width <= 16 ? 5 : 1;  // per multiprocessor
+  // Along several images, as the teams are few for so many weights; unless registers are, too.
+  static constexpr bool walks = width == 40 || width > 48;
+  // per multiprocessor
+  static constexpr int blocks = pairs ? 4 : width <= 8 ? 6 : width <= 16 ? 5 : 1;
 };
 
 // Kernels that gather: a result position reads three source rows and columns, `stride` apart from the next one's and
@@ -79,6 +84,10 @@ template <int width>
 struct Spread : Team<width> {
   static constexpr int stride = 1, before = 0, halo = 1, spread = 2, stages = 4, across = 1;
   static constexpr int pixels = tile_pixels + 1, operands = taps;
+  static constexpr bool walks = width > 48;
+  // At widths 40 and 48 a team more would leave too few registers.
+  static constexpr int teams = Team<width>::teams / (width == 40 || width == 48 ? 2 : 1);
+  static constexpr int threads = 32 * Team<width>::warps * teams;
   static constexpr int column(int first, int i) { return first + tile_pixels * i; }
   __device__ static int start(int s) { return s == 0; }
 };
@@ -96,16 +105,16 @@ struct Spread<4> : Team<4> {
 // A kernel that gathers and applies an Epilogue, which takes registers.
 template <class Kind>
 struct Fused : Kind {
-  static constexpr bool fuses = true;
-  static constexpr bool few_teams = Kind::warps == 2 && Kind::products == 0;
-  static constexpr int teams = few_teams ? 2 : Kind::teams, threads = 32 * Kind::warps * teams;
-  static constexpr int blocks = few_teams ? 3 : Kind::blocks > 1 ? Kind::blocks - 1 : 1;
+  static constexpr bool fuses = true, walks = Kind::walks && Kind::width != 40;
+  static constexpr bool of_two_warps = Kind::warps == 2 && Kind::products == 0;
+  static constexpr int teams = of_two_warps || Kind::width == 48 ? 2 : Kind::teams, threads = 32 * Kind::warps * teams;
+  static constexpr int blocks = of_two_warps ? 3 : Kind::blocks > 1 ? Kind::blocks - 1 : 1;
 };
 
-// A stage of the ring: [vector][pixel]. The pitch is such that the 8 vectors that 8 lanes copy, all of 4, 2 or 1
+// A stage of the ring: [vector][pixel]. The pitch is such that the 8 vectors that 8 lanes copy, 2, 4 or 8 of 4, 2 or 1
 // pixels, lie in different banks, as do any 8 neighbouring pixels that ldmatrix reads of one vector.
 template <class Kind>
-constexpr int pitch = (Kind::pixels + 7 - 8 / Kind::vectors) / 8 * 8 + 8 / Kind::vectors;
+constexpr int pitch = (Kind::pixels + 7 - 8 / Kind::abreast) / 8 * 8 + 8 / Kind::abreast;
 template <class Kind>
 constexpr int stage_vectors = Kind::vectors * pitch<Kind>;
 
@@ -162,19 +171,9 @@ __device__ __forceinline__ int first_channel(const Lines& g) {
 // those of the result or, in Spread, of the source.
 struct Walk {
   int image, row, column, segments;  // the first image, row and column
+  int source_rows, made;             // that it reads of a segment; results of its own that they make at stride 1
+  int turns;                         // of the ring in a segment: at stride 1 each begins in the first stage
 };
-
-template <class Kind>
-__device__ __forceinline__ Walk walk_of(const Lines& g) {
-  const unsigned block = blockIdx.x / static_cast<unsigned>(g.channel_blocks);
-  const Split run = split(static_cast<int64_t>(block) * Kind::teams + threadIdx.x / (32 * Kind::warps), g.runs);
-  const Split strip = split(run.quotient, g.strips);
-  const int64_t images = static_cast<int64_t>(g.walk) * g.tile_images, image = strip.quotient * images;
-  const int64_t left = max(min(images, g.images - image), int64_t{0});
-  return {static_cast<int>(image), static_cast<int>(run.remainder) * g.run_rows,
-          static_cast<int>(strip.remainder) * tile_pixels * Kind::across,
-          (static_cast<int>(left) + g.tile_images - 1) / g.tile_images};
-}
 
 // The source rows that a run reads, as far as the image has them.
 template <class Kind>
@@ -186,17 +185,45 @@ __device__ __forceinline__ int end_source_row(const Lines& g, const Walk& walk) 
   return min(Kind::stride * (walk.row + g.run_rows) - Kind::before + Kind::halo, g.rows);
 }
 
+template <class Kind>
+__device__ __forceinline__ Walk walk_of(const Lines& g) {
+  const unsigned block = blockIdx.x / static_cast<unsigned>(g.channel_blocks);
+  const Split run = split(static_cast<int64_t>(block) * Kind::teams + threadIdx.x / (32 * Kind::warps), g.runs);
+  const Split strip = split(run.quotient, g.strips);
+  const int64_t images = static_cast<int64_t>(g.walk) * g.tile_images, image = strip.quotient * images;
+  const int64_t left = max(min(images, g.images - image), int64_t{0});
+  Walk walk{static_cast<int>(image), static_cast<int>(run.remainder) * g.run_rows,
+            static_cast<int>(strip.remainder) * tile_pixels * Kind::across,
+            (static_cast<int>(left) + g.tile_images - 1) / g.tile_images};
+  const int first = first_source_row<Kind>(walk);
+  walk.source_rows = end_source_row<Kind>(g, walk) - first;
+  walk.made = first + walk.source_rows - 1 - walk.row;
+  walk.turns = Kind::stages == taps ? (walk.source_rows + taps - 1) / taps * taps : walk.source_rows;
+  return walk;
+}
+
+// Turns of the ring that are left, where so many source rows are left of a segment.
+template <class Kind>
+__device__ __forceinline__ int left_of_walk(const Walk& walk, int segment, int left) {
+  return left + (Kind::walks ? (walk.segments - segment) * walk.turns - walk.source_rows : 0);
+}
+
 // A lane's share in copying source rows to the ring: one vector of every 16th pixel.
 template <class Kind, class T>
 struct Loader {
   static constexpr int count = (Kind::pixels + tile_pixels - 1) / tile_pixels;
   const T* from;   // the lane's first pixel in the next row
   unsigned valid;  // bit i: the lane's ith pixel exists; bit 8 + i: in the last segment too
-  int rows, left;  // of a segment, and how many of them are still to be copied
-  int segments;    // still to be begun
 
-  __device__ __forceinline__ static int pixel() { return threadIdx.x % (32 * Kind::warps) / Kind::vectors; }  // first
-  __device__ __forceinline__ static int vector() { return threadIdx.x % Kind::vectors; }
+  // The first pixel, and the vector. Eight lanes take as many vectors of a pixel as lie in different banks.
+  __device__ __forceinline__ static int pixel() {
+    const int of_team = threadIdx.x % (32 * Kind::warps), eight = of_team / 8;
+    return eight / (Kind::vectors / Kind::abreast) * (8 / Kind::abreast) + of_team % 8 / Kind::abreast;
+  }
+  __device__ __forceinline__ static int vector() {
+    const int eight = threadIdx.x % (32 * Kind::warps) / 8;
+    return eight % (Kind::vectors / Kind::abreast) * Kind::abreast + threadIdx.x % Kind::abreast;
+  }
 
   // The image, from the walk's first on, and the column of a lane's ith copy.
   __device__ __forceinline__ static int2 place(const Lines& g, int i) {
@@ -214,30 +241,34 @@ struct Loader {
                    (static_cast<int64_t>(walk.image + first.x) * g.rows + y) * g.source_row) +
            static_cast<int64_t>(Kind::stride * walk.column + first.y) * g.channels + channel;
     valid = 0;
-    const bool has_channels = Kind::width <= 8 ? channel < g.channels : Kind::vector_channels * vector() < Kind::width;
-    segments = Kind::walks ? walk.segments - 1 : 0;
+    const int last_image = Kind::walks ? (walk.segments - 1) * g.tile_images : 0;
 #pragma unroll
     for (int i = 0; i < count; ++i) {
       const int2 at = place(g, i);
       const int image = walk.image + at.x, x = Kind::stride * walk.column + at.y;
       const bool beyond = i >= Kind::stride * Kind::across && g.tile_images > 1;
-      if (!has_channels || x < 0 || x >= g.columns || beyond) continue;
+      if (channel >= g.channels || x < 0 || x >= g.columns || beyond) continue;
       if (image < g.images) valid |= 1u << i;
-      if (Kind::walks && image + segments * g.tile_images < g.images) valid |= 256u << i;
+      if (Kind::walks && image + last_image < g.images) valid |= 256u << i;
     }
-    rows = left = end_source_row<Kind>(g, walk) - y;
+    if (Kind::walks) from = advance(from, -to_next_images(g, walk));
+  }
+
+  // Bytes from the end of a segment to the beginning of the next one.
+  __device__ __forceinline__ static int64_t to_next_images(const Lines& g, const Walk& walk) {
+    return (static_cast<int64_t>(g.tile_images) * g.rows - walk.source_rows) * g.source_row;
   }
 
   // Starts the copy of the next row to the lane's place in a stage, and makes a group of it, an empty one if there is
-  // no such row. `more`: whether the segment has one; a walk along several images goes on with the next of them.
-  __device__ __forceinline__ void copy_next(const Lines& g, uint4* to, bool more) {
-    if (Kind::walks && left == 0 && segments > 0) {
-      left = rows;
-      from = advance(from, (static_cast<int64_t>(g.tile_images) * g.rows - rows) * g.source_row);
-      if (--segments == 0) valid >>= 8;
-    }
-    if (Kind::walks) more = left-- > 0;
-    if (more) {
+  // no such row. `left`: turns of the walk from it on; one along several images goes on with the next of them.
+  __device__ __forceinline__ void copy_next(const Lines& g, const Walk& walk, uint4* to, int left) {
+    const unsigned of_segment = Kind::walks ? static_cast<unsigned>(left) % static_cast<unsigned>(walk.turns) : left;
+    const bool first = Kind::walks && of_segment == 0;
+    if (left > 0 && (!Kind::walks || first || static_cast<int>(of_segment) > walk.turns - walk.source_rows)) {
+      if (first) {
+        from = advance(from, to_next_images(g, walk));
+        if (left == walk.turns) valid >>= 8;
+      }
 #pragma unroll
       for (int i = 0; i < count; ++i) {
         if (pixel() + tile_pixels * i >= Kind::pixels) continue;
@@ -255,26 +286,30 @@ template <class Kind, class T, class Sync>
 struct Ring {
   Loader<Kind, T> loader;
   uint4* target;        // of the lane's copies, in stage 0
-  const uint4* source;  // what it addresses for ldmatrix, likewise: its 16 pixels of the first two vectors; or its own
+  const uint4* source;  // what it addresses for ldmatrix, likewise: a pixel of a vector of the first step; or its own
 
   __device__ __forceinline__ Ring(const Lines& g, const Walk& walk, uint4* ring)
       : loader(g, walk), target(ring + loader.vector() * pitch<Kind> + loader.pixel()), source(ring + first_pixel()) {
 #pragma unroll 1
-    for (int i = 0; i < Kind::stages - 1; ++i) loader.copy_next(g, target + i * stage_vectors<Kind>, i < loader.rows);
+    for (int i = 0; i < Kind::stages - 1; ++i)
+      loader.copy_next(g, walk, target + i * stage_vectors<Kind>, left_of_walk<Kind>(walk, 0, walk.source_rows) - i);
   }
 
   __device__ __forceinline__ static int first_pixel() {
     if constexpr (Kind::pairs) return Kind::apart * (threadIdx.x % 32 / 4) + Kind::lane_pixel();
-    return threadIdx.x % 32 / 16 * pitch<Kind> + threadIdx.x % 16;
+    const int half = threadIdx.x % 32 / 16;  // of the channels or, where a tile has 8 at a time, the tile
+    if constexpr (Kind::depth == 16) return half * pitch<Kind> + threadIdx.x % 16;
+    const int group = (threadIdx.x / 32 % Kind::warps * 2 + half) / Kind::steps;  // a vector is a tile, and a step
+    return group * Kind::steps * pitch<Kind> + threadIdx.x % 16;
   }
 
-  // The next row, once it is there, in the stage named; starts a copy to the one before it. The segment has `left` rows
+  // The next row, once it is there, in the stage named; starts a copy to the one before it. The walk has `left` turns
   // from the next one on.
-  __device__ __forceinline__ const uint4* next(const Lines& g, int stage, int left) {
+  __device__ __forceinline__ const uint4* next(const Lines& g, const Walk& walk, int stage, int left) {
     Sync::template copies<Kind::stages - 2>();
     Sync::template row<Kind::warps>(threadIdx.x / (32 * Kind::warps));
-    loader.copy_next(g, target + (stage == 0 ? Kind::stages - 1 : stage - 1) * stage_vectors<Kind>,
-                     left >= Kind::stages);
+    loader.copy_next(g, walk, target + (stage == 0 ? Kind::stages - 1 : stage - 1) * stage_vectors<Kind>,
+                     left - (Kind::stages - 1));
     return source + stage * stage_vectors<Kind>;
   }
 };

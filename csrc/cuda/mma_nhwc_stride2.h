@@ -66,15 +66,15 @@ template <class Kind, class T, class Sync>
 __device__ __forceinline__ void stream_stride2(const Lines& g, const Walk& walk, const Weights<Kind>& weights,
                                                const Bias<Kind>& bias, Watch<Kind>& watch, uint4* stages) {
   const int first = first_source_row<Kind>(walk), end = end_source_row<Kind>(g, walk);
-  Tile<T> tile = tile_of<Kind, T>(g, walk);
   Ring<Kind, T, Sync> ring(g, walk, stages);
   int stage = 0;
-  for (int segment = 0; segment < (Kind::walks ? walk.segments : 1); ++segment, tile.next_images(g)) {
+  for (int segment = 0; segment < (Kind::walks ? walk.segments : 1); ++segment) {
+    const Tile<T> tile = tile_of<Kind, T>(g, walk, segment);
     T* result = tile.result;
     Sums<Kind> sums;
     clear(sums);
     for (int y = first; y < end; ++y) {
-      const uint4* row = ring.next(g, stage, end - y);
+      const uint4* row = ring.next(g, walk, stage, left_of_walk<Kind>(walk, segment, end - y));
       stage = (stage + 1) % Kind::stages;
       if (y % 2 == 0) {
         add_tap_row<Kind, T>(sums, row, weights, 1);
@@ -96,21 +96,20 @@ __device__ __forceinline__ void stream_stride2(const Lines& g, const Walk& walk,
 template <class Kind, class T, class Sync>
 __device__ __forceinline__ void stream_spread(const Lines& g, const Walk& walk, const Weights<Kind>& weights,
                                               const Bias<Kind>& bias, Watch<Kind>& watch, uint4* stages) {
-  const int end = min(walk.row + g.run_rows, g.rows), end_source = end_source_row<Kind>(g, walk);
-  Tile<T> tile = tile_of<Kind, T>(g, walk);
   Ring<Kind, T, Sync> ring(g, walk, stages);
   int stage = 0;
-  for (int segment = 0; segment < (Kind::walks ? walk.segments : 1); ++segment, tile.next_images(g)) {
+  for (int segment = 0; segment < (Kind::walks ? walk.segments : 1); ++segment) {
+    const Tile<T> tile = tile_of<Kind, T>(g, walk, segment);
     T* result = tile.result;
     SpreadSums<Kind> sums;
-    for (int y = walk.row; y < end_source; ++y) {
-      const uint4* row = ring.next(g, stage, end_source - y);
+    for (int left = walk.source_rows; left > 0; --left) {
+      const uint4* row = ring.next(g, walk, stage, left_of_walk<Kind>(walk, segment, left));
       stage = (stage + 1) % Kind::stages;
-      if (y > walk.row) {
+      if (left < walk.source_rows) {
         spread_row<Kind, T>(sums, row, weights, 0);
         store_columns<Kind>(g, sums, bias, watch, advance(result, -g.result_row), tile);
       }
-      if (y < end) {
+      if (walk.source_rows - left < g.run_rows) {
         SpreadSums<Kind> even;
         for (auto& column : even) clear(column);
         spread_row<Kind, T>(even, row, weights, 1);
@@ -120,7 +119,7 @@ __device__ __forceinline__ void stream_spread(const Lines& g, const Walk& walk, 
       }
       result = advance(result, 2 * g.result_row);
     }
-    if (end == g.rows && 2 * end - 1 < g.result_rows)
+    if (walk.row + g.run_rows >= g.rows && 2 * g.rows - 1 < g.result_rows)
       store_columns<Kind>(g, sums, bias, watch, advance(result, -g.result_row), tile);
   }
 }

@@ -5,10 +5,10 @@
 namespace resnext::cuda {
 namespace mma_nhwc {
 
-template <int width, int stride, int products>
+template <class Kind>
 const char* tf32_why_not(const Problem& problem) {
-  if (const char* reason = why_not<DType::f32, width, stride>(problem)) return reason;
-  return products == 1 && !problem.allow_tf32 ? "TF32 is not allowed" : nullptr;
+  if (const char* reason = why_not<float, Kind>(problem)) return reason;
+  return Kind::products == 1 && !problem.allow_tf32 ? "TF32 is not allowed" : nullptr;
 }
 
 // Whether the GPU multiplies floats no more than 4 times more slowly than TF32, so that three products gain nothing.
@@ -27,14 +27,14 @@ template <int width, int stride, int products>
 KernelEntry<FpropArgs> fprop_mma_tf32(const char* name) {
   using namespace mma_nhwc;
   using Kind = Tf32<Gather<2 * width, stride>, products>;
-  return {name, tf32_why_not<width, stride, products>, no_workspace, fprop<float, Kind>, true, yields<products>};
+  return {name, tf32_why_not<Kind>, no_workspace, fprop<float, Kind>, true, yields<products>};
 }
 
 template <int width, int stride, int products>
 KernelEntry<DgradArgs> dgrad_mma_tf32(const char* name) {
   using namespace mma_nhwc;
   using Kind = Tf32<std::conditional_t<stride == 1, Gather<2 * width, 1>, Spread<2 * width>>, products>;
-  return {name, tf32_why_not<width, stride, products>, no_workspace, dgrad<float, Kind>, false, yields<products>};
+  return {name, tf32_why_not<Kind>, no_workspace, dgrad<float, Kind>, false, yields<products>};
 }
 
 template KernelEntry<FpropArgs> fprop_mma_tf32<8, 1, 1>(const char* name);

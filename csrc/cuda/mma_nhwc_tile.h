@@ -25,27 +25,20 @@ struct Tile {
   T* result;              // four channels of the first row's pixel g (in Spread of the first of its two columns)
   bool exists[2];         // whether the pixel does
   bool second_exists[2];  // in Spread: whether it has a second column
-  int images_left[2];     // from the pixel's image on; 0 if the pixel does not exist in any
-
-  __device__ __forceinline__ void next_images(const Lines& g) {
-    result = advance(result, static_cast<int64_t>(g.tile_images) * g.result_rows * g.result_row);
-#pragma unroll
-    for (int half = 0; half < 2; ++half) exists[half] = (images_left[half] -= g.tile_images) > 0;
-  }
 };
 
 template <class Kind, class T>
-__device__ __forceinline__ Tile<T> tile_of(const Lines& g, const Walk& walk) {
+__device__ __forceinline__ Tile<T> tile_of(const Lines& g, const Walk& walk, int segment) {
   const int channel = first_channel<Kind>(g) + lane_channel<Kind>();
   const bool has_channels = lane_channel<Kind>() < Kind::channels && channel < g.channels;
   Tile<T> tile;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int m = Kind::across * (threadIdx.x % 32 / 4 + 8 * half), image = walk.image + m / g.tile_columns;
+    const int m = Kind::across * (threadIdx.x % 32 / 4 + 8 * half),
+              image = walk.image + segment * g.tile_images + m / g.tile_columns;
     const int own = Kind::pairs ? threadIdx.x % 4 / 2 : 0;  // of a pair
     const int q = Kind::spread * (walk.column + m % g.tile_columns) + own;
-    tile.images_left[half] = has_channels && q < g.result_columns ? g.images - image : 0;
-    tile.exists[half] = tile.images_left[half] > 0;
+    tile.exists[half] = has_channels && q < g.result_columns && image < g.images;
     tile.second_exists[half] = q + 1 < g.result_columns;
     if (half == 0)
       tile.result = advance(static_cast<T*>(g.result),
@@ -63,8 +56,9 @@ __device__ __forceinline__ void clear(float (&sums)[tiles][4]) {
     for (float& sum : tile) sum = 0;
 }
 
-// The A operands of one step: 16 neighbouring pixels of a row x 16 channels, of which a lane addresses 8 of a pixel for
-// ldmatrix; in pairs, one for each group. In floats 8 channels, of which it addresses 4, and what is left of them.
+// The A operands of one step: 16 neighbouring pixels of a row x 16 channels, or 8 for either tile, of which a lane
+// addresses 8 of a pixel for ldmatrix; in pairs, one for each group. In floats 8 channels, of which it addresses 4, and
+// what is left of them.
 template <class Kind>
 using Pixels = uint32_t[Kind::pairs    ? Kind::tiles
                         : splits<Kind> ? 2
@@ -75,7 +69,7 @@ __device__ __forceinline__ void load_pixels(Pixels<Kind>& pixels, const uint4* r
   if constexpr (Kind::pairs)
     load_pairs<Kind>(pixels, row + start);
   else
-    ptx::ldmatrix(pixels[0], row + 2 * step * pitch<Kind> + start);
+    ptx::ldmatrix(pixels[0], row + Kind::halves * step * pitch<Kind> + start);
   if constexpr (Kind::products > 0)
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -95,7 +89,7 @@ __device__ __forceinline__ void multiply(Sums<Kind>& sums, const Pixels<Kind>& p
   } else {
 #pragma unroll
     for (int tile = 0; tile < Kind::tiles; ++tile) {
-      if constexpr (Kind::depth == 8)  // a tile is a group, and half of the channels
+      if constexpr (Kind::depth == 8)  // a tile has channels of its own
         ptx::mma_m16n8k8<T>(sums[tile], {pixels[0][2 * tile], pixels[0][2 * tile + 1]}, weights[tile]);
       else
         ptx::mma_m16n8k16<T>(sums[tile], pixels[Kind::pairs ? tile : 0], weights[tile]);
@@ -148,8 +142,8 @@ __device__ __forceinline__ void apply_epilogue(const Lines& g, float (&values)[2
     const T* residual = static_cast<const T*>(g.residual) + (result - static_cast<T*>(g.result));
 #pragma unroll
     for (int tile = 0; tile < Kind::tiles; ++tile) {
-      bool reads = exists;  // up to width 8 the sums are of channels that the even or the odd lane of two will store
-      if (Kind::exchanges) reads = __shfl_sync(0xffffffffu, exists, (threadIdx.x % 32 & ~1u) + tile * Kind::width / 8);
+      bool reads = exists;  // if they exchange, the sums are of channels that another lane of the pair may store
+      if (Kind::exchanges) reads = __shfl_sync(0xffffffffu, exists, (threadIdx.x % 32 & ~1u) + 2 * tile / Kind::tiles);
       if (!reads) continue;
       const Two<T> bits = *reinterpret_cast<const Two<T>*>(residual + channel_of_tile<Kind>(tile));
       T pair[2];
@@ -163,8 +157,8 @@ __device__ __forceinline__ void apply_epilogue(const Lines& g, float (&values)[2
 }
 
 // Adds the bias to a row of results, or what else there is to be done, rounds and stores them. Four lanes store the 32
-// bytes of a pixel. At width 8, where a lane has two channels of either group, it first gives those of the one to its
-// neighbour for those of the other; in pairs, of two groups for those of two others.
+// bytes of a pixel. Where the tiles are 8 channels each, a lane first gives those of the one to its neighbour for those
+// of the other; in pairs, of two groups for those of two others.
 template <class Kind, class T>
 __device__ __forceinline__ void store_row(const Lines& g, const Sums<Kind>& sums, const Bias<Kind>& bias,
                                           Watch<Kind>& watch, T* result, const bool (&exists)[2]) {
@@ -176,7 +170,7 @@ __device__ __forceinline__ void store_row(const Lines& g, const Sums<Kind>& sums
     for (int i = 0; i < 2 * Kind::tiles; ++i) values[i] = sums[i / 2][2 * half + i % 2];
     if constexpr (Kind::fuses) {
       apply_epilogue<Kind>(g, values, bias, advance(result, half * g.lower_half), exists[half]);
-    } else {
+    } else if constexpr (Kind::spread == 1) {  // the other one is dgrad
 #pragma unroll
       for (int tile = 0; tile < Kind::tiles; ++tile) {
         values[2 * tile] += bias.value.of_tile[tile].x;

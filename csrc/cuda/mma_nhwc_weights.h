@@ -12,8 +12,9 @@ namespace resnext::cuda::mma_nhwc {
 template <class Kind>
 using Operand = uint32_t[splits<Kind> ? 2 * Kind::halves : Kind::halves];
 
-// The B operands of a warp's 16 result channels: tiles of 8 columns. At widths 8 and 4 the tiles are the groups; else
-// tile j has the channels 4i + 2j and 4i + 2j + 1 of the 16, so that what a lane gets of both are four neighbours.
+// The B operands of a warp's result channels: tiles of 8 columns. At width 4 the tiles are the groups, and at odd
+// multiples of 8 they are 8 channels of one; else tile j has the channels 4i + 2j and 4i + 2j + 1 of the 16, so that
+// what a lane gets of both are four neighbours.
 template <class Kind>
 using Weights = Operand<Kind>[Kind::steps][taps * Kind::operands][Kind::tiles];
 
@@ -54,9 +55,9 @@ template <class Kind>
 constexpr int packed_vectors = Kind::channels * Kind::sources * taps * taps / Kind::vector_channels;
 
 // How weights are copied to shared memory: 16 bytes at a time if they are dense, aligned and in KCRS or KRSC order,
-// else one by one. A block has all weights of its groups, one after the other, and a step of them all if there is only
-// one. Else it has the source channels of 16: whole rows of the weight in dgrad, a piece of each row in fprop or, in
-// KRSC order, of each tap.
+// else one by one. A block has the weights of its groups, one after the other, all of a group if there is only one
+// step. Else a step has those of 16 or 8 source channels: whole rows of a group in dgrad, a piece of each row in fprop
+// or, in KRSC order, of each tap.
 template <class Kind>
 void pack_weights(Lines& g) {
   constexpr int filter = taps * taps, width = Kind::width, sources = Kind::sources, bytes = 16 / Kind::vector_channels;
@@ -75,18 +76,16 @@ void pack_weights(Lines& g) {
   g.copy_first = turned ? -2 * (g.copy_r + g.copy_s) : 0;
   g.copy_result = rows_are_results ? copy_row : copy_channel;
   g.copy_source = rows_are_results ? copy_channel : copy_row;
-  const int piece = of_row == width ? Kind::vector_channels * packed_vectors<Kind>
-                    : krsc          ? of_row
-                                    : copy_row;  // elements
+  const int piece = of_row == width ? sources * copy_row : krsc ? of_row : copy_row;  // elements
   g.piece_vectors = piece / Kind::vector_channels;
-  g.piece_bytes = bytes * (krsc ? width : filter * width);
+  g.piece_bytes = bytes * (of_row == width ? filter * width * width : krsc ? width : filter * width);
   g.step_bytes = bytes * sources * (rows_are_results ? copy_channel : filter * width);
 }
 
 // Where the copy has the first tap of a pair of channels: of the block, and of the step.
 template <class Kind>
 __device__ __forceinline__ int copied_weight(const Lines& g, int result, int source) {
-  constexpr int group = Kind::width * Kind::width * taps * taps;
+  constexpr int group = Kind::width * Kind::sources * taps * taps;
   return g.copy_first + result / Kind::width * group + result % Kind::width * g.copy_result + source * g.copy_source;
 }
 

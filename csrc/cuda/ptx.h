@@ -3,8 +3,9 @@
 // device.h under nvcc; csrc/simt/ptx.h declares the same functions for the emulation, and says what each computes.
 // Fragment maps (which lane holds which element) are those of the PTX ISA, chapter "Matrix multiply-accumulate".
 //
-// sm_75 has no cp.async: there the copies are plain loads and stores and the waits do nothing. Nor has it these mma
-// instructions (except m16n8k8 in fp16) or tf32: kernels use them inside `if constexpr (architecture >= 80)`.
+// sm_75 has no cp.async: there the copies are plain loads and stores and the waits do nothing. Of these mma
+// instructions it has m16n8k8 in fp16, of which two make m16n8k16; kernels use the others inside `if constexpr
+// (architecture >= 80)`.
 #include <type_traits>
 
 namespace resnext::ptx {
@@ -102,7 +103,10 @@ __device__ __forceinline__ void mma_m16n8k8(float (&d)[4], const uint32_t (&a)[2
 template <class T>
 __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   static_assert(std::is_same_v<T, __half> || std::is_same_v<T, __nv_bfloat16>);
-  if constexpr (std::is_same_v<T, __half>)
+  if constexpr (std::is_same_v<T, __half> && cuda::architecture < 80) {
+    mma_m16n8k8<T>(d, {a[0], a[1]}, {b[0]});
+    mma_m16n8k8<T>(d, {a[2], a[3]}, {b[1]});
+  } else if constexpr (std::is_same_v<T, __half>)
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
         "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])

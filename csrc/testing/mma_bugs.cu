@@ -103,6 +103,7 @@ bool launch_mma_probe(const std::string& name, const void* input, void* output, 
   if (const auto bug = rest("mma_4_s2/"); !bug.empty()) return run_named<Gather<4, 2>>(bug, input, output, stream);
   if (const auto bug = rest("spread_4/"); !bug.empty()) return run_named<Spread<4>>(bug, input, output, stream);
   if (const auto bug = rest("mma_8/"); !bug.empty()) return run_named<Gather<8, 1>>(bug, input, output, stream);
+  if (const auto bug = rest("mma_24/"); !bug.empty()) return run_named<Gather<24, 1>>(bug, input, output, stream);
   if (const auto bug = rest("mma_32/"); !bug.empty()) return run_named<Gather<32, 1>>(bug, input, output, stream);
   if (const auto bug = rest("mma_32_s2/"); !bug.empty()) return run_named<Gather<32, 2>>(bug, input, output, stream);
   if (const auto bug = rest("spread_32/"); !bug.empty()) return run_named<Spread<32>>(bug, input, output, stream);
@@ -118,6 +119,9 @@ bool launch_mma_probe(const std::string& name, const void* input, void* output, 
   if (kind == "Gather<16, 1>") return tell<Gather<16, 1>>(input, output);
   if (kind == "Gather<16, 2>") return tell<Gather<16, 2>>(input, output);
   if (kind == "Spread<16>") return tell<Spread<16>>(input, output);
+  if (kind == "Gather<24, 1>") return tell<Gather<24, 1>>(input, output);
+  if (kind == "Gather<24, 2>") return tell<Gather<24, 2>>(input, output);
+  if (kind == "Spread<24>") return tell<Spread<24>>(input, output);
   if (kind == "Gather<32, 1>") return tell<Gather<32, 1>>(input, output);
   if (kind == "Tf32<Gather<16, 1>, 1>") return tell<Tf32<Gather<16, 1>, 1>>(input, output);
   if (kind == "Tf32<Spread<16>, 1>") return tell<Tf32<Spread<16>, 1>>(input, output);
