@@ -231,13 +231,7 @@ __device__ __forceinline__ void add_columns(Sums& sums, const InputRows& input, 
   }
 }
 
-// A thread's part of the bias: where its first channel begins behind the four of the thread, and the column of a whole
-// tile with which it begins. It goes round, so that channels which are 16 floats apart are not in the same banks.
-struct BiasPart {
-  int channel, first;
-};
-
-// Adds `columns` columns of a row of grad_output, from the `first` on, to what the thread has of the bias.
+// Adds some columns of a row of grad_output, from the `first` on and round, to what the thread has of the bias.
 template <int columns, int biases>
 __device__ __forceinline__ void add_bias(float (&bias)[biases], const float* grad, int channel, int first) {
   const float *row = grad + first, *rest = first > 0 ? row - columns : row;
@@ -248,24 +242,26 @@ __device__ __forceinline__ void add_bias(float (&bias)[biases], const float* gra
 }
 
 // Adds a tile to the sums. A few columns at a time, so that what is multiplied stays in registers; one by one if the
-// tile is not whole.
+// tile is not whole. `own`: the channel with which the thread's part of the bias begins.
 template <class Gw>
 __device__ __forceinline__ void add_tile(Sums& sums, float (&bias)[own_biases<Gw>], const Wgrad& g,
-                                         const InputRows& input, const float* grad, const BiasPart& part,
-                                         const Columns& columns) {
+                                         const InputRows& input, const float* grad, int own, const Columns& columns) {
   const int channel = g.grad_stream.channel;
   if (columns.owned >= tile_columns) {
     constexpr int half = 3;
     add_columns<Gw, half>(sums, input, grad, channel, 0, columns.left, true);
     add_columns<Gw, tile_columns - half>(sums, input, grad, channel, half, true,
                                          Gw::stride * (tile_columns - 1) + 2 < columns.inputs);
-    if (g.grad_bias) add_bias<tile_columns>(bias, grad + part.channel, channel, part.first);
+    // Channels 16 floats apart share banks in twos, unless every second two begin two columns later. Groups of 16 and
+    // 32 at stride 1 have no register for that.
+    const int first = (Gw::width < 16 || Gw::stride == 2) && own >= 2 && channel % 16 == 0 ? 2 : 0;
+    if (g.grad_bias) add_bias<tile_columns>(bias, grad + own * channel, channel, first);
     return;
   }
 #pragma unroll 1
   for (int i = 0; i < columns.owned; ++i) {
     add_columns<Gw, 1>(sums, input, grad, channel, i, i > 0 || columns.left, Gw::stride * i + 2 < columns.inputs);
-    if (g.grad_bias) add_bias<1>(bias, grad + part.channel + i, channel, 0);
+    if (g.grad_bias) add_bias<1>(bias, grad + own * channel + i, channel, 0);
   }
 }
 
@@ -286,8 +282,6 @@ __device__ __forceinline__ void walk_channels(const Wgrad& g, int first_walk, in
   const int channel = pair.k_vector / Gw::group_vectors * Gw::width + 2 * pair.c2;
   const int input = channel_start(in, channel) + in.lead + Gw::stride * tile_column;
   const int grad = channel_start(out, 4 * pair.k_vector) + tile_column;
-  const int own = pair.c2 % 4;  // of the four channels, the thread's first of the bias
-  const BiasPart part = {own * out.channel, own >= 2 && out.channel % 16 == 0 ? 2 : 0};
   const int first_row = first_channel + channel < g.channels ? tile * g.tile_rows / Gw::tiles : 1 << 29;  // of a step
   for (int walk = first_walk; walk < end; ++walk) {
     const Run run = run_of(g, walk);
@@ -302,8 +296,8 @@ __device__ __forceinline__ void walk_channels(const Wgrad& g, int first_walk, in
       for (int p = row < run.row ? step_end : row + first_row; p < step_end; p += g.tile_rows) {
         const int dy = wrapped(out, wrapped_back(out, grad_to - out.since) + (p - row) * out.row);
         const int x = wrapped(in, wrapped_back(in, input_to - in.since - in.row) + Gw::stride * (p - row) * in.row);
-        add_tile<Gw>(sums, bias, g, input_rows<Gw>(g, smem + input, Gw::stride * p - 1, x), smem + grad + dy, part,
-                     columns);
+        add_tile<Gw>(sums, bias, g, input_rows<Gw>(g, smem + input, Gw::stride * p - 1, x), smem + grad + dy,
+                     pair.c2 % 4, columns);
       }
       input_to = wrapped(in, input_to + in.chunk);
       grad_to = wrapped(out, grad_to + out.chunk);
