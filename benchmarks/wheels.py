@@ -94,7 +94,8 @@ def try_out(wheel: Path, torch_version: str, folder: Path) -> dict:
     run(sys.executable, "-m", "venv", folder)
     run(folder / "bin/pip", "install", "--quiet", f"torch=={torch_version}", wheel.resolve())
     run(folder / "bin/resnext-kernels", "check", cwd=folder, PYTHONPATH="")
-    return json.loads(run(folder / "bin/python", "-W", "ignore", "-m", "resnext_kernels", "info", "--json", cwd=folder))
+    command = (folder / "bin/python", "-W", "ignore", "-m", "resnext_kernels", "info", "--json")
+    return json.loads(run(*command, cwd=folder, PYTHONPATH=""))
 
 
 def why_unfit(facts: dict, cuda: bool) -> str:

@@ -85,10 +85,12 @@ def test_unfit_wheels_are_refused(artefacts, tmp_path, fault):
     subprocess.run([*compiler, tmp_path / "libother.so"], input="void other() {}", text=True, check=True)
     link = ["-xnone", f"-L{tmp_path}", "-lother", f"-Wl,-rpath,{tmp_path}"] if "other" in text else []
     subprocess.run([*compiler, tmp_path / "bad.so", *link], input=text, text=True, check=True)
-    wheel = tmp_path / artefacts[1].name
-    wheel.write_bytes(artefacts[1].read_bytes())
-    with zipfile.ZipFile(wheel, "a") as archive:
-        archive.write(tmp_path / "bad.so", f"resnext_kernels/{name}.abi3.so")
+    wheel, library = tmp_path / artefacts[1].name, f"resnext_kernels/{name}.abi3.so"
+    with zipfile.ZipFile(artefacts[1]) as good, zipfile.ZipFile(wheel, "w") as bad:
+        for entry in good.namelist():
+            more = f"{library},,\n" if entry.endswith("/RECORD") else ""
+            bad.writestr(entry, good.read(entry) + more.encode())
+        bad.write(tmp_path / "bad.so", library)
     with pytest.raises(RuntimeError, match=message):
         wheels.audited(wheel, tmp_path / "out")
     assert not (tmp_path / "out").exists()
