@@ -143,12 +143,14 @@ def wgrad_kernels():
 
 
 def mma_wgrad_kernels():
-    """Rows for CORRECT: two images of three rows, borders on all sides, in one segment each or side by side."""
-    for kind in ("8, 1", "16, 1", "8, 2", "16, 2", "32, 1", "32, 2"):
-        for columns in (7, 18) if "16" in kind else (7,):
-            threads = 256 if "32" in kind else 128
-            integers = told("MmaWgrad", f"mma_wgrad/plan/{kind}", 2, 3, columns)
-            yield "mma_wgrad_f16", f"wgrad_mma<f16, {kind}, Sync>", threads, 65536, integers
+    """Rows for CORRECT: two images of three rows, borders on all sides, in one segment or pair each or side by side."""
+    for layout, kernel in (("nhwc", "wgrad_mma"), ("nchw", "wgrad_mma_nchw")):
+        for kind in ("8, 1", "16, 1", "8, 2", "16, 2", "32, 1", "32, 2"):
+            for columns in (7, 18) if "16" in kind else (7 if layout == "nhwc" else 8,):
+                threads = 256 if "32" in kind else 128
+                integers = told("MmaWgrad", f"mma_wgrad/{layout}/plan/{kind}", 2, 3, columns)
+                source = "mma_wgrad_f16" if layout == "nhwc" else "mma_wgrad_nchw_f16"
+                yield source, f"{kernel}<f16, {kind}, Sync>", threads, 98304, integers
 
 
 def lines_launch(kind, images, rows, columns):

@@ -84,13 +84,13 @@ __device__ __forceinline__ void add_taps(Sums<Gw>& sums, Grads<Gw>& grads, int p
   Pair x, a, b;
   if (rows != neither || Gw::stride == 1) ptx::ldmatrix<4, true>(x, stage + tile.input[pair][s]);
   if (rows != neither) {
-    keep<s>(a, grads[pair][0], tile, pair);
-    keep<s>(b, grads[pair][3 - Gw::stride], tile, pair);
+    keep<s>(a, grads[pair][0], tile.kept + 2 * pair);
+    keep<s>(b, grads[pair][3 - Gw::stride], tile.kept + 2 * pair);
     sums.template outer<s, rows>(x, a, b);
   }
   if (rows != both && !middle) return;
   if (Gw::stride == 2) ptx::ldmatrix<4, true>(x, stage + 16 * Gw::input_row + tile.input[pair][s]);
-  keep<s>(a, grads[pair][2 - Gw::stride], tile, pair);
+  keep<s>(a, grads[pair][2 - Gw::stride], tile.kept + 2 * pair);
   sums.template middle<s>(x, a, bias);
 }
 
@@ -156,11 +156,7 @@ __global__ void __launch_bounds__(Gw<T, width, stride>::threads, Gw<T, width, st
     Sums<Gw> sums;
     walk_rows<Gw, Sync>(g, first_walk + team, min(first_walk + g.slice_walks, g.walks), channels, smem.ring[team],
                         sums);
-#pragma unroll
-    for (int k_tile = 0; k_tile < Gw::k_tiles; ++k_tile) {
-      add_teams<Gw, Sync>(sums, k_tile, smem.totals);
-      store_totals(g, slice, channels.k + 16 * k_tile, smem.totals);
-    }
+    finish_block<Gw, Sync>(g, slice, channels.k, sums, smem.totals);
   }
 }
 

@@ -2,11 +2,24 @@
 // What the tensor cores' wgrad is made of up to shared memory: the problem, its cut into slices, walks and segments,
 // the sizes, and the copies of rows. mma_wgrad_kernel.h says how it all fits together.
 #include "device.h"
+#include "rows_nchw_plan.h"
 
 namespace resnext::cuda::mma_wgrad {
 
+using rows_nchw::Divisor;
+using rows_nchw::divisor;
+using rows_nchw::SmallSplit;
+using rows_nchw::split;
+
 constexpr int taps = 3;
 constexpr int octets = 4;  // of 8 columns of grad_output each, that a team has at a time
+
+// How rows of one tensor come to shared memory in NCHW. Places and pitches count vectors of 8 elements.
+struct Stream {
+  int start, channel_pitch, row_pitch, slots;  // in the ring; slots are the rows that an image has there
+  int vector, row_copies, copies;  // elements of a copy; copies of a row, and of a chunk's rows of a channel
+  int copy_threads, copy_groups;   // threads that share a channel, and channels copied at a time
+};
 
 // Pointers, strides and sizes in elements, and how the work is cut.
 struct MmaWgrad {
@@ -17,8 +30,13 @@ struct MmaWgrad {
   int64_t row, grad_row, step, grad_step;  // vectors from a row to the next, and from a thread's column to its next
   int channels, images, rows, columns, grad_rows, grad_columns;
   int channel_blocks, strips, strip_columns, runs, run_rows, walks, slices, slice_walks;
-  int segment_bits;      // a segment has 2^segment_bits octets
-  bool channels_closer;  // in the weight's memory, than taps
+  int segment_bits;  // a segment has 2^segment_bits octets
+  // In NCHW, instead of what is said of segments and strips; see mma_wgrad_nchw_kernel.h.
+  Stream input_stream, grad_stream;
+  Divisor by_row_pairs;                                        // pairs of octets in a row
+  int walk_images, band, step_pairs, side_bits, ring_vectors;  // pairs of a step of all images
+  bool narrow;                                                 // a pair has octets of two images
+  bool channels_closer;                                        // in the weight's memory, than taps
 };
 
 // The smallest number from `least` on that is congruent to `rest` modulo 8.

@@ -57,11 +57,11 @@ __device__ __forceinline__ Tile tile_of(const MmaWgrad& g, const Walk& walk, int
 // Registers of a pair of octets, one for each matrix.
 using Pair = uint32_t[4];
 
-// A row of grad_output less the columns for which tap s has no input.
+// A row of grad_output less the columns for which tap s has no input, by what is kept of two octets.
 template <int s>
-__device__ __forceinline__ void keep(Pair& to, const Pair& grad, const Tile& tile, int pair) {
+__device__ __forceinline__ void keep(Pair& to, const Pair& grad, const uint32_t (*kept)[taps]) {
 #pragma unroll
-  for (int i = 0; i < 4; ++i) to[i] = s == 1 ? grad[i] : grad[i] & tile.kept[2 * pair + i % 2][s];
+  for (int i = 0; i < 4; ++i) to[i] = s == 1 ? grad[i] : grad[i] & kept[i % 2][s];
 }
 
 // Two numbers one.

@@ -19,6 +19,7 @@ struct Sync {
     else
       ptx::barrier_sync(1 + threadIdx.x / Gw::team_threads, Gw::team_threads);
   }
+  __device__ static void chunk() { __syncthreads(); }
   __device__ static void before_sums() { __syncthreads(); }
   __device__ static void after_sums() { __syncthreads(); }
   __device__ static void results() { __syncthreads(); }
@@ -149,6 +150,17 @@ __device__ __forceinline__ void store_totals(const MmaWgrad& g, int slice, int k
     sums[int64_t(g.channels) * elements + k + row] = totals.bias[row];
   else
     static_cast<typename Gw::T*>(g.grad_bias)[k + row] = from_acc<typename Gw::T>(totals.bias[row]);
+}
+
+// What a block does with its sums, of output channels from `k` on.
+template <class Gw, class Sync>
+__device__ __forceinline__ void finish_block(const MmaWgrad& g, int slice, int k, const Sums<Gw>& sums,
+                                             Totals<Gw>& totals) {
+#pragma unroll
+  for (int k_tile = 0; k_tile < Gw::k_tiles; ++k_tile) {
+    add_teams<Gw, Sync>(sums, k_tile, totals);
+    store_totals(g, slice, k + 16 * k_tile, totals);
+  }
 }
 
 constexpr int finish_threads = 128, finish_parts = 4;

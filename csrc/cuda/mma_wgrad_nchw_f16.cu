@@ -1,0 +1,17 @@
+// The tensor cores' wgrad for half in NCHW; see mma_wgrad_nchw_kernel.h.
+#include "mma_wgrad_nchw_plan.h"
+
+namespace resnext::cuda {
+
+template KernelEntry<WgradArgs> mma_wgrad_entry<__half, 4, 1, Layout::nchw>(const char*);
+template KernelEntry<WgradArgs> mma_wgrad_entry<__half, 8, 1, Layout::nchw>(const char*);
+template KernelEntry<WgradArgs> mma_wgrad_entry<__half, 16, 1, Layout::nchw>(const char*);
+template KernelEntry<WgradArgs> mma_wgrad_entry<__half, 32, 1, Layout::nchw>(const char*);
+template KernelEntry<WgradArgs> mma_wgrad_entry<__half, 64, 1, Layout::nchw>(const char*);
+template KernelEntry<WgradArgs> mma_wgrad_entry<__half, 4, 2, Layout::nchw>(const char*);
+template KernelEntry<WgradArgs> mma_wgrad_entry<__half, 8, 2, Layout::nchw>(const char*);
+template KernelEntry<WgradArgs> mma_wgrad_entry<__half, 16, 2, Layout::nchw>(const char*);
+template KernelEntry<WgradArgs> mma_wgrad_entry<__half, 32, 2, Layout::nchw>(const char*);
+template KernelEntry<WgradArgs> mma_wgrad_entry<__half, 64, 2, Layout::nchw>(const char*);
+
+}  // namespace resnext::cuda

@@ -1,0 +1,163 @@
+#pragma once
+// How rows come to shared memory in the tensor cores' wgrad in NCHW. mma_wgrad_nchw_kernel.h says how it all fits
+// together.
+#include "mma_wgrad_store.h"
+
+namespace resnext::cuda::mma_wgrad {
+
+// Some consecutive steps of a walk, which lie in the ring at a time. Step i, as in NHWC, has grad_output's row row + i
+// and `stride` rows of input from stride * (row + i) - 1 on.
+template <class Gw>
+struct Chunk {
+  int walk, image, row, rows;  // rows of grad_output of the images from `image` on
+  int steps, step;             // of the walk; the chunk's first
+  int input_slot, grad_slot;   // in the ring, of the chunk's first row
+
+  // The first chunk of a walk, if there is such a walk.
+  __device__ __forceinline__ void start(const MmaWgrad& g, int index) {
+    walk = index;
+    image = index / g.runs * g.walk_images;
+    row = index % g.runs * g.run_rows;
+    rows = min(g.run_rows, g.grad_rows - row);
+    steps = (min(Gw::stride * (row + rows - 1) + 1, g.rows - 1) - Gw::stride * row + 1) / Gw::stride + 1;
+    step = 0;
+  }
+
+  __device__ __forceinline__ Chunk next(const MmaWgrad& g) const {
+    Chunk chunk = *this;
+    chunk.step += g.band;
+    if (chunk.step >= steps) chunk.start(g, walk + 1);
+    chunk.input_slot = input_slot == 0 ? g.input_stream.slots / 2 : 0;
+    chunk.grad_slot = grad_slot + g.band;
+    if (chunk.grad_slot >= g.grad_stream.slots) chunk.grad_slot -= g.grad_stream.slots;
+    return chunk;
+  }
+};
+
+// Of one tensor in a chunk: the first image, and the map's rows from `row` on, of which those before `end` are wanted
+// and there is none before 0; the first goes to `slot`.
+struct Part {
+  int image, row, end, slot;
+};
+
+// A thread's part in bringing one tensor to the ring: of a chunk's rows the same elements of every channel that is
+// `copy_groups` after another; should there be more than threads, others follow.
+template <class T>
+class RowCopies {
+ public:
+  // Of `channels` channels from `channel` on, as far as they are there.
+  __device__ __forceinline__ RowCopies(const MmaWgrad& g, const Stream& s, const void* tensor, int rows, int columns,
+                                       int channel, int channels)
+      : plane_(int64_t{rows} * columns),
+        columns_(columns),
+        first_(static_cast<int>(threadIdx.x) % s.copy_threads),
+        line_(first_ / s.row_copies),
+        column_(first_ % s.row_copies * s.vector) {
+    const int group = static_cast<int>(threadIdx.x) / s.copy_threads;
+    count_ =
+        group >= s.copy_groups ? 0 : (min(channels, g.channels - channel) - group + s.copy_groups - 1) / s.copy_groups;
+    tensor_ = static_cast<const T*>(tensor) + (channel + group) * plane_;
+    place_ = 8 * (s.start + group * s.channel_pitch);
+  }
+
+  __device__ __forceinline__ void start(const MmaWgrad& g, const Stream& s, const Part& part, uint4* ring) const {
+    if (s.vector == 8)
+      copy<8>(g, s, part, ring);
+    else if (s.vector == 4)
+      copy<4>(g, s, part, ring);
+    else if (s.vector == 2)
+      copy<2>(g, s, part, ring);
+    else
+      copy<1>(g, s, part, ring);
+  }
+
+ private:
+  template <int vector>
+  __device__ __forceinline__ void copy(const MmaWgrad& g, const Stream& s, const Part& part, uint4* ring) const {
+    const T* image = tensor_ + int64_t{part.image} * g.channels * plane_;
+    int line = line_, column = column_;
+#pragma unroll 1
+    for (int at = first_; at < s.copies;) {
+      const int row = part.row + line;
+      if (row >= 0 && row < part.end) {
+        int slot = part.slot + line;
+        if (slot >= s.slots) slot -= s.slots;
+        const T* source = image + int64_t{row} * columns_ + column;
+        T* stage = reinterpret_cast<T*>(ring) + (place_ + 8 * slot * s.row_pitch + column);
+        copy_channels<vector>(s, source, stage);
+#pragma unroll 1
+        for (int i = 1; i < g.walk_images; ++i) {
+          source += g.channels * plane_;
+          stage += 8 * s.slots * s.row_pitch;
+          if (part.image + i < g.images)
+            copy_channels<vector>(s, source, stage);
+          else
+            clear_channels<vector>(s, stage);
+        }
+      }
+      at += s.copy_threads;
+      if (at >= s.copies) break;
+      line = at / s.row_copies;
+      column = at % s.row_copies * s.vector;
+    }
+  }
+
+  // Starts the copies of `vector` elements of each of the thread's channels. cp.async copies 4 bytes at the least: rows
+  // of an odd number of columns go through registers.
+  template <int vector>
+  __device__ __forceinline__ void copy_channels(const Stream& s, const T* source, T* stage) const {
+    constexpr int batch = vector == 1 ? 8 : 1;
+    const int64_t source_step = s.copy_groups * plane_;
+    const int stage_step = 8 * s.copy_groups * s.channel_pitch;
+#pragma unroll 1
+    for (int left = count_; left > 0; left -= batch) {
+      if constexpr (vector > 1) {
+        ptx::cp_async<2 * vector>(stage, source);
+        source += source_step;
+        stage += stage_step;
+      } else {
+        T values[batch];
+#pragma unroll
+        for (int i = 0; i < batch; ++i, source += source_step)
+          if (i < left) values[i] = *source;
+#pragma unroll
+        for (int i = 0; i < batch; ++i, stage += stage_step)
+          if (i < left) *stage = values[i];
+      }
+    }
+  }
+
+  // What is in the place of an image that is not there, as it may be beside one that is: zeros.
+  template <int vector>
+  __device__ __forceinline__ void clear_channels(const Stream& s, T* stage) const {
+#pragma unroll 1
+    for (int i = 0; i < count_; ++i, stage += 8 * s.copy_groups * s.channel_pitch)
+#pragma unroll
+      for (int j = 0; j < vector; ++j) stage[j] = T(0.0f);
+  }
+
+  const T* tensor_;  // the thread's first channel
+  int64_t plane_;
+  int columns_, first_, line_, column_, count_, place_;
+};
+
+// A thread's part in bringing chunks to the ring.
+template <class Gw>
+class ChunkCopies {
+ public:
+  __device__ __forceinline__ ChunkCopies(const MmaWgrad& g, const Channels& first)
+      : input_(g, g.input_stream, g.input, g.rows, g.columns, first.c, 8 * Gw::c_planes),
+        grad_(g, g.grad_stream, g.grad_output, g.grad_rows, g.grad_columns, first.k, 8 * Gw::k_planes) {}
+
+  __device__ __forceinline__ void start(const MmaWgrad& g, const Chunk<Gw>& chunk, uint4* ring) const {
+    const int row = chunk.row + chunk.step, end = chunk.row + chunk.rows;
+    const int input_end = min(g.rows, Gw::stride * (end - 1) + 2);
+    input_.start(g, g.input_stream, {chunk.image, Gw::stride * row - 1, input_end, chunk.input_slot}, ring);
+    grad_.start(g, g.grad_stream, {chunk.image, row, end, chunk.grad_slot}, ring);
+  }
+
+ private:
+  RowCopies<typename Gw::T> input_, grad_;
+};
+
+}  // namespace resnext::cuda::mma_wgrad

@@ -1,0 +1,1 @@
+#include "cuda/mma_wgrad_nchw_bf16.cu"
