@@ -53,7 +53,13 @@ WIDTHS = dict(
         for stride, h, w in ((1, 4, 19), (2, 5, 13))
     ]
 )
-CASES = {**edge_cases, **WIDTHS}
+# One image that meets more weights than a cache holds, in more and in fewer blocks than there are threads; and pixels
+# that share places of the cache, in a row that is longer than a block.
+FAR = {
+    "weights_of_one_image": Problem(1, 512, 3, 4, 512, groups=8),
+    "pixels_4_kb_apart": Problem(1, 1024, 2, 29, 1024, groups=32, stride=(2, 2)),
+}
+CASES = {**edge_cases, **WIDTHS, **FAR}
 # The plain loops need small problems only, and take long for others.
 REFERENCE_FLOPS = 1e6
 # No direct kernel computes in double.

@@ -23,16 +23,16 @@
 //                        |\  |\  |\  |\         of its row of taps and added to three neighbouring targets, so
 //      target pixels     t0  t1  t2  t3  ...    a load and a permute serve three vectors of products
 //
-// No product is wasted where a group fills its lanes (direct_lanes.h), except that the last block of a row may overlap
-// the one before: both compute the same bits. Padding is skipped, not multiplied by zero.
+// No product is wasted where a group fills its lanes (direct_lanes.h). Padding is skipped, not multiplied by zero.
 namespace resnext::cpu {
 namespace {
 
 // What the sum reads and writes: a tensor, or tiles in scratch. Channels lie next to each other; what is counted in
 // elements of the source is counted in pairs if a lane holds two.
 struct Maps {
-  const float* source;  // row `source_first`
-  float* target;        // row `target_first`
+  const float* source;   // row `source_first`
+  const float* weights;  // packed
+  float* target;         // row `target_first`
   int64_t source_first, target_first;
   int64_t source_channel, target_channel;  // where they begin, as counted in VectorPlace
   int64_t source_rows, source_columns, target_columns;
@@ -40,6 +40,7 @@ struct Maps {
   int64_t channels;                      // of the source in a group, in elements
   int64_t group_distance;                // between the starts of neighbouring groups in the source
   bool prefetch;                         // the maps come from memory, not from cache
+  bool crowded;                          // few source pixels at a time fit into the first-level cache
   bool stream;                           // the target is aligned, and too large to be worth a place in cache
   bool fused;                            // sums are multiplied by `scale`, then `shift` and the residual are added
   const float* residual;                 // laid out like the target, or null
@@ -103,8 +104,10 @@ struct TapRows {
 
 // The block's place in its row.
 struct BlockPlace {
-  int64_t first_source;        // column, perhaps -1
-  bool skip_first, skip_last;  // these source pixels lie outside
+  int64_t first_source;    // column, perhaps -1
+  bool skip_first;         // it lies outside
+  int sources_inside;      // so many of the block's source pixels, with the first, are needed and not behind the row
+  int64_t targets_inside;  // so many targets are the block's
 };
 
 // As many channels are spread at a time as there are registers for their weights; but one where sums would wait: in
@@ -114,11 +117,10 @@ constexpr int channels_at_once =
     lanes == 16 && !(std::is_same_v<Walk, Narrowing> && slot == lanes && per_lane == 2) ? 4 : 1;
 
 // Adds these elements of one row of taps to the sums of a block.
-template <class Walk, int slot, int per_lane, int steps, int targets>
+template <class Walk, int slot, int per_lane, int steps, int elements, int targets>
 [[gnu::always_inline]] inline void add_channels(const float* pixels, const Maps& maps, const float* weights,
                                                 const BlockPlace& place, Vec (&sums)[targets]) {
-  constexpr int elements = elements_at_once<slot, per_lane>,
-                at_once = std::min(elements, channels_at_once<Walk, slot, per_lane>);
+  constexpr int at_once = std::min(elements, channels_at_once<Walk, slot, per_lane>);
   constexpr int sources = Walk::sources(steps);
   unroll<elements / at_once>([&](auto part) RESNEXT_INLINE {
     constexpr int channel = part * at_once;
@@ -127,7 +129,7 @@ template <class Walk, int slot, int per_lane, int steps, int targets>
                             RESNEXT_INLINE { weight[i] = load(weights + ((channel + i / 3) * 9 + i % 3) * lanes); });
     const float* pixel = opaque(pixels);
     unroll<sources>([&](auto source) RESNEXT_INLINE {
-      if (!((source == 0 && place.skip_first) || (source == sources - 1 && place.skip_last))) {
+      if (source == 0 ? !place.skip_first : source < place.sources_inside) {
         unroll<at_once>([&](auto j) RESNEXT_INLINE {
           const Vec x = spread<slot, per_lane, channel + j>(pixel, maps.group_distance);
           unroll<3>([&](auto s) RESNEXT_INLINE {
@@ -157,7 +159,7 @@ TapRows tap_rows(const Maps& maps, int64_t target_row) {
 // What a block needs to know of the vector of channels that it computes. Made once a call, as it takes divisions.
 struct VectorPlace {
   Vec start, scale, shift;
-  const float* weights;  // packed
+  int64_t weights;  // where its packed weights are, in floats
   int64_t source_channel, target_channel;
   int count;       // of channels, to be stored
   bool straddles;  // the channels are of two wide groups, half and half
@@ -176,24 +178,31 @@ template <int targets>
   });
 }
 
-// Computes `steps` steps of one row of targets, for one vector of channels.
+// Computes up to `steps` steps of one row of targets, for one vector of channels.
 template <class Walk, int slot, int per_lane, int steps>
 [[gnu::noinline]] void sum_block(const Maps& maps, const TapRows& taps, const VectorPlace& vector, BlockPlace place,
-                                 float* target, int64_t targets_inside) {
+                                 float* target) {
+  constexpr int elements = elements_at_once<slot, per_lane>;
   constexpr int targets = steps * Walk::step_targets;
   Vec sums[targets];
   unroll<targets>([&](auto i) RESNEXT_INLINE { sums[i] = vector.start; });
   for (int row = 0; row < taps.count; ++row) {
     const float* pixels =
         taps.rows[row].source + place.first_source * maps.source_stride + vector.source_channel - maps.source_channel;
-    const float* weights = vector.weights + taps.rows[row].r * 3 * lanes;
-    for (int64_t channel = 0; channel < maps.channels; channel += elements_at_once<slot, per_lane>)
-      add_channels<Walk, slot, per_lane, steps>(pixels + channel, maps, weights + channel * 9 * lanes, place, sums);
+    const float* weights = maps.weights + vector.weights + taps.rows[row].r * 3 * lanes;
+    int64_t channel = 0;
+    for (; channel + elements <= maps.channels; channel += elements)
+      add_channels<Walk, slot, per_lane, steps, elements>(pixels + channel, maps, weights + channel * 9 * lanes, place,
+                                                          sums);
+    if constexpr (slot == lanes)
+      for (; channel < maps.channels; ++channel)
+        add_channels<Walk, slot, per_lane, steps, 1>(pixels + channel, maps, weights + channel * 9 * lanes, place,
+                                                     sums);
   }
-  if (maps.fused) apply_epilogue(maps, vector, target, targets_inside, sums);
+  if (maps.fused) apply_epilogue(maps, vector, target, place.targets_inside, sums);
   const auto store_sums = [&](const auto& store_one) RESNEXT_INLINE {
     unroll<targets>([&](auto i) RESNEXT_INLINE {
-      if (i < targets_inside) store_one(target, sums[i]);
+      if (i < place.targets_inside) store_one(target, sums[i]);
       target = opaque(target + maps.target_stride);
     });
   };
@@ -208,63 +217,50 @@ template <class Walk, int slot, int per_lane, int steps>
 // Asks for the source pixels that the next row of targets will be the first to need, and for the target pixels of this
 // block: in NHWC they lie too far apart for the hardware to foresee them.
 template <class Walk>
-void prefetch_block(const Maps& maps, int64_t target_row, const VectorPlace& vector, int64_t first_source,
-                    int64_t sources, const float* target, int64_t targets) {
+void prefetch_block(const Maps& maps, int64_t target_row, const VectorPlace& vector, const BlockPlace& place,
+                    const float* target) {
   for (int64_t row = Walk::last_source_row(target_row) + 1; row <= Walk::last_source_row(target_row + 1); ++row) {
-    const int64_t pixels = (row - maps.source_first) * maps.source_columns + first_source;
+    const int64_t pixels = (row - maps.source_first) * maps.source_columns + place.first_source;
     const float* pixel = maps.source + pixels * maps.source_stride + vector.source_channel - maps.source_channel;
-    for (int64_t i = 0; i < sources; ++i, pixel += maps.source_stride) prefetch(pixel);
+    for (int64_t i = 0; i < place.sources_inside; ++i, pixel += maps.source_stride) prefetch(pixel);
   }
   if (maps.residual) {
     const float* residual = maps.residual + (target - maps.target);
-    for (int64_t i = 0; i < targets; ++i) prefetch(residual + i * maps.target_stride);
+    for (int64_t i = 0; i < place.targets_inside; ++i) prefetch(residual + i * maps.target_stride);
   }
   if (maps.stream) return;
-  for (int64_t i = 0; i < targets; ++i) prefetch(target + i * maps.target_stride);
+  for (int64_t i = 0; i < place.targets_inside; ++i) prefetch(target + i * maps.target_stride);
 }
 
-// Steps of a block: as many as registers hold sums for, and a divisor of the widths of ResNeXt's maps.
+// Steps of a block at most: as many as registers hold sums for, and a divisor of the widths of ResNeXt's maps.
 template <class Walk, int slot>
 constexpr int largest_block = lanes == 16               ? 14 / Walk::step_targets
                               : Walk::step_targets == 2 ? 5
                               : slot == 4               ? 8
                                                         : 7;
 
-// One row of targets for `count` vectors of channels: blocks as long as registers allow, the last one pushed back to
-// end with the row.
+// One row of targets for `count` vectors of channels, in blocks of equal length: a short one would wait for its sums.
 template <class Walk, int slot, int per_lane>
 void sum_row(const Maps& maps, int64_t target_row, const VectorPlace* vectors, int64_t count) {
+  constexpr int64_t largest = largest_block<Walk, slot>, few = 7;
   const TapRows taps = tap_rows<Walk>(maps, target_row);
-  const int64_t steps = Walk::steps(maps);
+  const int64_t steps = Walk::steps(maps), most = maps.crowded ? std::min(largest, few) : largest;
   float* target = maps.target + (target_row - maps.target_first) * maps.target_columns * maps.target_stride;
-  const auto block = [&](int64_t step, auto size) {
-    const int64_t column = step * Walk::step_targets, first_source = Walk::first_source(step);
-    const int64_t last_source = first_source + Walk::sources(size) - 1;
-    const BlockPlace place{first_source, first_source < 0, last_source >= maps.source_columns};
+  for (int64_t step = 0, blocks = (steps + most - 1) / most; blocks > 0; --blocks) {
+    const int64_t size = (steps - step + blocks - 1) / blocks, column = step * Walk::step_targets;
+    const int64_t first_source = Walk::first_source(step);
+    const int64_t sources =
+        std::min<int64_t>(Walk::sources(static_cast<int>(size)), maps.source_columns - first_source);
+    const int64_t targets = std::min(size * Walk::step_targets, maps.target_columns - column);
+    const BlockPlace place{first_source, first_source < 0, static_cast<int>(sources), targets};
     for (const VectorPlace& vector : std::span(vectors, count)) {
       float* block_target = target + column * maps.target_stride + vector.target_channel - maps.target_channel;
-      if (maps.prefetch)
-        prefetch_block<Walk>(maps, target_row, vector, first_source, Walk::sources(size), block_target,
-                             size * Walk::step_targets);
+      if (maps.prefetch) prefetch_block<Walk>(maps, target_row, vector, place, block_target);
       constexpr int two_groups = slot == lanes && lanes == 16 ? 8 : slot;
-      (vector.straddles ? sum_block<Walk, two_groups, per_lane, size>
-                        : sum_block<Walk, slot, per_lane, size>)(maps, taps, vector, place, block_target,
-                                                                 maps.target_columns - column);
+      (vector.straddles ? sum_block<Walk, two_groups, per_lane, largest>
+                        : sum_block<Walk, slot, per_lane, largest>)(maps, taps, vector, place, block_target);
     }
-    return step + size;
-  };
-  constexpr int largest = largest_block<Walk, slot>, middle = (largest + 1) / 2;
-  for (int64_t step = 0; step < steps;) {
-    const int64_t left = steps - step;
-    const auto fits = [&](int size) { return steps >= size; };
-    if (fits(largest) && left > (fits(middle) ? middle : 0))
-      step = block(std::min(step, steps - largest), std::integral_constant<int, largest>());
-    else if (fits(middle))
-      step = block(std::min(step, steps - middle), std::integral_constant<int, middle>());
-    else if (fits(2))
-      step = block(std::min(step, steps - 2), std::integral_constant<int, 2>());
-    else
-      step = block(step, std::integral_constant<int, 1>());
+    step += size;
   }
 }
 

@@ -1,4 +1,6 @@
 #pragma once
+#include <unistd.h>
+
 #include "direct.h"
 #include "direct_lanes.h"
 
@@ -52,9 +54,13 @@ inline Share thread_share(int64_t count) {
 // How a sum is cut into tiles, from its shape alone.
 struct TilePlan {
   bool source_in_place, target_in_place;
-  int64_t units, blocks;                                  // units of a block, blocks of an image
-  int64_t source_vectors, target_vectors;                 // of a block
-  int64_t rows, tiles;                                    // target rows of a tile, tiles of an image
+  bool crowded;           // the source's pixels push each other out of the first-level cache if they are many
+  int64_t units, blocks;  // units of a block, blocks of an image
+  int64_t source_vectors, target_vectors;  // of a block
+  int64_t rows, tiles;                     // target rows of a tile, tiles of an image
+  // One image uses weights once. Where they are many, each thread packs those of a block when it comes to it, so that
+  // they do not leave the cache; but not where several threads would pack the same.
+  bool packs_blocks;
   int64_t source_floats, target_floats, residual_floats;  // scratch
 
   int64_t scratch() const { return source_floats + target_floats + residual_floats; }
@@ -71,16 +77,24 @@ int64_t units_in_place(const Sum<T, slot>& sum) {
   return std::clamp<int64_t>(vectors / map.vectors_per_unit(), 1, map.units());
 }
 
+// Pixels 4 KB apart share one set of the first-level cache, which holds as many as it has ways.
+inline long first_level_cache_ways() {
+  static const long ways = sysconf(_SC_LEVEL1_DCACHE_ASSOC);  // 0 if unknown
+  return ways;
+}
+
 template <class Walk, class T, int slot>
-TilePlan tile_plan(const Sum<T, slot>& sum) {
+TilePlan tile_plan(const Sum<T, slot>& sum, int threads) {
   constexpr int64_t cached_floats = 128 * 1024, line_channels = 64, fewest_rows = 8;
+  constexpr int64_t page = 4096, ways_for_short_blocks = 12;
   const Lanes<slot>&from = sum.source.map, &to = sum.target.map;
   const bool nhwc = sum.source.layout == Layout::nhwc;
   TilePlan plan{};
-  // A block of stride 2 reads so many pixels that, so far apart, they push each other out of the first-level cache.
-  const bool crowded = std::is_same_v<Walk, Narrowing> && slot == lanes && from.channels() % 1024 == 0;
-  plan.source_in_place = nhwc && !crowded && sizeof(T) * per_lane<T> == sizeof(float) &&
+  const bool crowded = std::is_same_v<Walk, Narrowing> && slot == lanes && from.channels() * sizeof(T) % page == 0;
+  plan.source_in_place = nhwc && !(crowded && first_level_cache_ways() < ways_for_short_blocks) &&
+                         sizeof(T) * per_lane<T> == sizeof(float) &&
                          (slot == lanes ? from.width == sum.pack_plan().channels : from.is_full());
+  plan.crowded = crowded && plan.source_in_place;
   plan.target_in_place = nhwc && std::is_same_v<T, float> && (slot == lanes || to.is_full());
   const auto floats = [&](int64_t rows) {
     const int64_t source_rows = std::min(sum.source.rows, Walk::last_source_row(rows) - Walk::first_source_row(0) + 1);
@@ -104,6 +118,7 @@ TilePlan tile_plan(const Sum<T, slot>& sum) {
   plan.blocks = (from.units() + plan.units - 1) / plan.units;
   plan.source_vectors = plan.units * from.vectors_per_unit();
   plan.target_vectors = plan.units * to.vectors_per_unit();
+  plan.packs_blocks = sum.images == 1 && plan.blocks >= threads && sum.pack_plan().size() > cached_floats;
   return plan;
 }
 
@@ -188,6 +203,7 @@ Maps tile_maps(const Sum<T, slot>& sum, const TilePlan& plan, const TileParts& p
   maps.channels = sum.pack_plan().channels / per_lane<T>;
   maps.group_distance = (slot < lanes ? slot : sum.source.map.width) / per_lane<T>;
   maps.prefetch = plan.source_in_place && comes_from_memory(sum);
+  maps.crowded = plan.crowded;
   maps.stream = worth_streaming(sum, plan);
   maps.fused = sum.fused;
   maps.relu = sum.epilogue.relu;
@@ -201,7 +217,7 @@ Maps tile_maps(const Sum<T, slot>& sum, const TilePlan& plan, const TileParts& p
 
 // The place of a vector of target channels, as its block wants to know it.
 template <class T, int slot>
-VectorPlace vector_place(const Sum<T, slot>& sum, const TilePlan& plan, int64_t vector, const float* packed) {
+VectorPlace vector_place(const Sum<T, slot>& sum, const TilePlan& plan, int64_t vector) {
   const Lanes<slot>&from = sum.source.map, &to = sum.target.map;
   const int64_t unit = vector / to.vectors_per_unit(), first_group = unit * to.groups_per_unit();
   const int64_t group_in_unit = slot < lanes ? 0 : to.place(vector, 0).group - first_group;
@@ -215,7 +231,7 @@ VectorPlace vector_place(const Sum<T, slot>& sum, const TilePlan& plan, int64_t 
     place.scale = spread(static_cast<const float*>(sum.epilogue.scale));
     place.shift = spread(static_cast<const float*>(sum.epilogue.shift));
   }
-  place.weights = packed + vector * sum.pack_plan().vector_size();
+  place.weights = (plan.packs_blocks ? vector % plan.target_vectors : vector) * sum.pack_plan().vector_size();
   place.source_channel = (unit_channel + group_in_unit * from.width) / per_lane<T>;
   place.target_channel = plan.target_in_place ? to.first_channel(vector) : vector * lanes;
   place.count = plan.target_in_place ? to.count(vector) : lanes;
@@ -223,14 +239,24 @@ VectorPlace vector_place(const Sum<T, slot>& sum, const TilePlan& plan, int64_t 
   return place;
 }
 
+// `packed` are all weights or, where the thread packs its blocks itself, room for those of one.
 template <class Walk, class T, int slot>
-void sum_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const VectorPlace* vectors, float* scratch) {
+void sum_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const VectorPlace* vectors, float* packed,
+               float* scratch) {
+  const PackPlan<slot> pack_plan = sum.pack_plan();
   const Share share = thread_share(sum.images * plan.blocks * plan.tiles);
   const bool from_memory = comes_from_memory(sum);
+  int64_t packed_vector = -1;
   for (int64_t index = share.begin; index < share.end; ++index) {
     const TileParts parts = tile_parts<Walk>(sum, plan, index);
     const Part next = tile_parts<Walk>(sum, plan, std::min(index + 1, share.end - 1)).source;
-    const Maps maps = tile_maps(sum, plan, parts, scratch);
+    if (plan.packs_blocks && parts.target.first_vector != packed_vector) {
+      packed_vector = parts.target.first_vector;
+      for (int64_t i = 0; i < parts.target.vectors; ++i)
+        pack<T>(pack_plan, sum.weight, packed_vector + i, scratch, packed + i * pack_plan.vector_size());
+    }
+    Maps maps = tile_maps(sum, plan, parts, scratch);
+    maps.weights = packed;
     if (!plan.source_in_place) load_pixels(sum.source, parts.source, from_memory, source_scratch<T>(scratch));
     if (sum.epilogue.residual && !plan.target_in_place)
       load_residual(sum, parts.target, scratch + plan.source_floats + plan.target_floats);
@@ -247,39 +273,46 @@ void sum_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const VectorPlace*
   if (worth_streaming(sum, plan)) _mm_sfence();  // the caller's other threads must see what was streamed
 }
 
-// Where the workspace holds what, in floats: places, weights, and each thread's scratch: a tile, and before that the
-// weights of a vector.
+// Where the workspace holds what, in floats: places, packed weights, and each thread's own: packed weights of a block,
+// and scratch for a tile and, before that, for the weights of a vector.
 template <class T, int slot>
 struct SumWorkspace {
-  int64_t weights, scratch, scratch_size;
+  int64_t weights, own, own_weights, own_size;
 
-  SumWorkspace(const Sum<T, slot>& sum, const TilePlan& plan)
-      : weights(sum.target.map.vectors() * int64_t(sizeof(VectorPlace) / sizeof(float))),
-        scratch(weights + sum.pack_plan().size()),
-        scratch_size(std::max(plan.scratch(), per_lane<T> == 2 ? packed_size(sum.pack_plan().channels) : 0)) {}
+  SumWorkspace(const Sum<T, slot>& sum, const TilePlan& plan) {
+    const PackPlan<slot> pack = sum.pack_plan();
+    weights = sum.target.map.vectors() * int64_t(sizeof(VectorPlace) / sizeof(float));
+    own = weights + (plan.packs_blocks ? 0 : pack.size());
+    own_weights = plan.packs_blocks ? plan.target_vectors * pack.vector_size() : 0;
+    own_size = own_weights + std::max(plan.scratch(), per_lane<T> == 2 ? packed_size(pack.channels) : 0);
+  }
 };
 
 template <class Walk, class T, int slot>
 int64_t sum_workspace(const Sum<T, slot>& sum, int threads) {
-  const SumWorkspace<T, slot> workspace(sum, tile_plan<Walk>(sum));
-  return (workspace.scratch + threads * workspace.scratch_size) * int64_t(sizeof(float));
+  const SumWorkspace<T, slot> workspace(sum, tile_plan<Walk>(sum, threads));
+  return (workspace.own + threads * workspace.own_size) * int64_t(sizeof(float));
 }
 
 template <class Walk, class T, int slot>
 void run_sum(const Sum<T, slot>& sum) {
   const PackPlan<slot> pack_plan = sum.pack_plan();
-  const TilePlan plan = tile_plan<Walk>(sum);
+  const TilePlan plan = tile_plan<Walk>(sum, sum.launch.threads);
   const SumWorkspace<T, slot> workspace(sum, plan);
   auto* places = static_cast<VectorPlace*>(sum.launch.workspace);
   float* floats = static_cast<float*>(sum.launch.workspace);
-  float* packed = floats + workspace.weights;
   for (int64_t vector = 0; vector < sum.target.map.vectors(); ++vector)
-    places[vector] = vector_place(sum, plan, vector, packed);
+    places[vector] = vector_place(sum, plan, vector);
 #pragma omp parallel num_threads(sum.launch.threads)
   {
-    float* scratch = floats + workspace.scratch + omp_get_thread_num() * workspace.scratch_size;
-    pack<T>(pack_plan, sum.weight, scratch, packed);
-    sum_tiles<Walk>(sum, plan, places, scratch);
+    float* own = floats + workspace.own + omp_get_thread_num() * workspace.own_size;
+    float *scratch = own + workspace.own_weights, *packed = plan.packs_blocks ? own : floats + workspace.weights;
+    if (!plan.packs_blocks) {
+#pragma omp for schedule(static)
+      for (int64_t vector = 0; vector < sum.target.map.vectors(); ++vector)
+        pack<T>(pack_plan, sum.weight, vector, scratch, packed + vector * pack_plan.vector_size());
+    }
+    sum_tiles<Walk>(sum, plan, places, packed, scratch);
   }
 }
 

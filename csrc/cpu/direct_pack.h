@@ -11,13 +11,14 @@
 namespace resnext::cpu {
 namespace {
 
-// What the sums add in one go, in lanes of one or two channels; a group's channels are padded to a multiple of it.
+// What the sums add in one go, in lanes of one or two channels; a group's channels are padded to a multiple of it where
+// groups share vectors. What is left over of wide groups is added one by one.
 template <int slot, int per_lane>
 constexpr int elements_at_once = slot == 4 ? 4 / per_lane : 4;
 
 template <int slot, int per_lane>
 constexpr int64_t summed_channels(int64_t width) {
-  constexpr int64_t step = elements_at_once<slot, per_lane> * per_lane;
+  constexpr int64_t step = slot < lanes ? elements_at_once<slot, per_lane> * per_lane : per_lane;
   return (width + step - 1) / step * step;
 }
 
@@ -127,19 +128,14 @@ void pack_vector(const PackPlan<slot>& plan, const Weight<const void*>& weight, 
   }
 }
 
-// Packs all weights, each thread of the team its share of the vectors. `scratch` holds a vector's weights as floats.
+// Packs the weights of one vector. `scratch` holds them as floats where they become pairs.
 template <class T, int slot>
-void pack(const PackPlan<slot>& plan, const Weight<const void*>& weight, float* scratch, float* packed) {
-#pragma omp for schedule(static)
-  for (int64_t vector = 0; vector < plan.map.vectors(); ++vector) {
-    float* to = packed + vector * plan.vector_size();
-    pack_vector<T>(plan, weight, vector, plan.per_lane == 2 ? scratch : to);
-    if (plan.per_lane == 1) continue;
-    for (int64_t channel = 0; channel < plan.channels; channel += 2)
-      for (int64_t tap = 0; tap < 9; ++tap, to += lanes)
-        store(to,
-              make_pairs(load(scratch + packed_place(channel, tap)), load(scratch + packed_place(channel + 1, tap))));
-  }
+void pack(const PackPlan<slot>& plan, const Weight<const void*>& weight, int64_t vector, float* scratch, float* to) {
+  pack_vector<T>(plan, weight, vector, plan.per_lane == 2 ? scratch : to);
+  if (plan.per_lane == 1) return;
+  for (int64_t channel = 0; channel < plan.channels; channel += 2)
+    for (int64_t tap = 0; tap < 9; ++tap, to += lanes)
+      store(to, make_pairs(load(scratch + packed_place(channel, tap)), load(scratch + packed_place(channel + 1, tap))));
 }
 
 // The other way, for wgrad: the sum of `parts` packed vectors of weights, `part_size` apart, to the weight tensor.

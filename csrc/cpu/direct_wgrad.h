@@ -97,7 +97,8 @@ WgradPlan<T, slot> wgrad_plan(const WgradArgs& args) {
   plan.input = input_tensor<slot>(args.problem, static_cast<const T*>(args.input));
   plan.grad_output = output_tensor<slot>(args.problem, static_cast<const T*>(args.grad_output));
   const Lanes<slot>&inputs = plan.input.map, &outputs = plan.grad_output.map;
-  plan.pack = {outputs, inputs.width, summed_channels<slot, 1>(inputs.width), 1, false, false};
+  const int64_t channels = (inputs.width + wgrad_channels - 1) / wgrad_channels * wgrad_channels;
+  plan.pack = {outputs, inputs.width, channels, 1, false, false};
   plan.prefetch = shape.n * (inputs.channels() * plan.input.pixels() + outputs.channels() * plan.grad_output.pixels()) *
                       int64_t(sizeof(T)) >
                   cached_bytes;

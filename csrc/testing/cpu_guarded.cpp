@@ -2,8 +2,9 @@
 // against a page that no one may touch, at its end or at its start. Masked loads and stores are checked by the page,
 // all others, the workspace and the stack by the sanitizers that the program is compiled with (tests/test_asan.py).
 //
-//   cpu_guarded       runs all and prints how many
-//   cpu_guarded short the output of one run is an element too small, which has to be noticed
+//   cpu_guarded              runs all and prints how many
+//   cpu_guarded full TEXT    those whose names end in it
+//   cpu_guarded short [TEXT] outputs are an element too small, which has to be noticed
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -11,6 +12,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <string_view>
 
 #include "grouped_conv.h"
 
@@ -76,14 +78,20 @@ void set(WgradArgs& args, const Arrays& arrays, bool krsc) {
   args.grad_bias = arrays.bias.data();
 }
 
-// Runs every entry that accepts the problem; returns how many did.
+// What to run.
+struct Choice {
+  int64_t missing;  // elements of the output
+  std::string_view suffix;
+};
+
+// Runs every entry that is chosen and accepts the problem; returns how many did.
 template <class Args>
-int run(const KernelTable<Args>& table, const Problem& problem, bool at_end, int64_t missing) {
+int run(const KernelTable<Args>& table, const Problem& problem, bool at_end, const Choice& choice) {
   int runs = 0;
   for (const auto& entry : table) {
-    if (entry.why_not(problem)) continue;
+    if (!std::string_view(entry.name).ends_with(choice.suffix) || entry.why_not(problem)) continue;
     const int threads = at_end ? 2 : 1;
-    const Arrays arrays(problem, at_end, missing);
+    const Arrays arrays(problem, at_end, choice.missing);
     Args args{};
     args.problem = problem;
     set(args, arrays, at_end);
@@ -98,7 +106,7 @@ int run(const KernelTable<Args>& table, const Problem& problem, bool at_end, int
   return runs;
 }
 
-int run_all(int64_t missing) {
+int run_all(const Choice& choice) {
   struct Width {
     int64_t inputs, outputs, groups;
   };
@@ -127,9 +135,9 @@ int run_all(int64_t missing) {
                                     1,
                                     1};
               const Problem problem{shape, dtype, layout};
-              runs += run(cpu::fprop_table(), problem, at_end, missing);
-              runs += run(cpu::dgrad_table(), problem, at_end, missing);
-              runs += run(cpu::wgrad_table(), problem, at_end, missing);
+              runs += run(cpu::fprop_table(), problem, at_end, choice);
+              runs += run(cpu::dgrad_table(), problem, at_end, choice);
+              runs += run(cpu::wgrad_table(), problem, at_end, choice);
             }
   return runs;
 }
@@ -139,5 +147,5 @@ int run_all(int64_t missing) {
 
 int main(int count, char** arguments) {
   const bool is_short = count > 1 && std::strcmp(arguments[1], "short") == 0;
-  std::printf("%d runs\n", resnext::run_all(is_short));
+  std::printf("%d runs\n", resnext::run_all({is_short, count > 2 ? arguments[2] : ""}));
 }
