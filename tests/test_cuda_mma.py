@@ -76,7 +76,7 @@ MAPS_BY_TYPE = [
     for kernel in KERNELS
     for size in MAPS
     for dtype in DTYPES
-    for slow in [kernel[2] in REGNET and (size, dtype) != ((9, 14), "f16")]
+    for slow in [kernel[2] in REGNET and (size, dtype) != ((9, 14) if kernel[2] == 24 else (4, 8), "f16")]
 ]
 
 
@@ -90,7 +90,7 @@ def test_maps(pass_name, stride, width, size, dtype):
 WALKS = [
     pytest.param(*kernel, rows, marks=[pytest.mark.slow] * ((*kernel, rows) != ("fprop", 1, 64, 2)))
     for kernel in KERNELS
-    for rows in (2, 3, 4)
+    for rows in (2, 4)
     if kernel[2] in (40, 56, 64)
 ]
 
@@ -100,7 +100,10 @@ def test_walks_along_several_images(pass_name, stride, width, rows):
     """Of one column, four side by side; in blocks enough, and of images a number that the walks do not divide."""
     count = 64 if width == 56 else 32
     problem = Problem(70, width * count, rows, 1, width * count, groups=count, stride=(stride, stride))
-    check(pass_name, problem, "f16", "KRSC", seed=1)
+    first, second, bias, expected = kernels.exact_case(pass_name, problem, "f16")
+    kernel = name_of(pass_name, stride, width, "f16")
+    stored = launch(pass_name, kernel, problem, "f16", "NHWC", first, second, bias, 1)
+    np.testing.assert_array_equal(tolerance.decode(stored, "f16"), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

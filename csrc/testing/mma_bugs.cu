@@ -119,9 +119,6 @@ bool launch_mma_probe(const std::string& name, const void* input, void* output, 
   if (kind == "Gather<16, 1>") return tell<Gather<16, 1>>(input, output);
   if (kind == "Gather<16, 2>") return tell<Gather<16, 2>>(input, output);
   if (kind == "Spread<16>") return tell<Spread<16>>(input, output);
-  if (kind == "Gather<24, 1>") return tell<Gather<24, 1>>(input, output);
-  if (kind == "Gather<24, 2>") return tell<Gather<24, 2>>(input, output);
-  if (kind == "Spread<24>") return tell<Spread<24>>(input, output);
   if (kind == "Gather<32, 1>") return tell<Gather<32, 1>>(input, output);
   if (kind == "Tf32<Gather<16, 1>, 1>") return tell<Tf32<Gather<16, 1>, 1>>(input, output);
   if (kind == "Tf32<Spread<16>, 1>") return tell<Tf32<Spread<16>, 1>>(input, output);
