@@ -61,34 +61,38 @@ struct Edges {
   }
 };
 
-// Where a lane reads, as byte offsets from a pair's first vector, and the steps between its matrices.
+// Where a lane reads, as byte offsets from a pair's first vector in the first channel.
 template <class Gw>
 struct Lane {
   int input, words, grad;  // for ldmatrix of input, for words of it, and for ldmatrix of grad_output
-  int input_plane, input_octet;
 
   __device__ __forceinline__ explicit Lane(const MmaWgrad& g) {
     const Stream &in = g.input_stream, &out = g.grad_stream;
     const int lane = threadIdx.x % 32, high = lane / 16, low = lane / 8 % 2, warp = threadIdx.x / 32;
     const bool narrow = g.narrow;
     const int channel = 16 * (warp % Gw::c_tiles), k = 16 * (warp / Gw::c_tiles % Gw::k_tiles);
-    input_plane = 16 * 8 * in.channel_pitch;
-    input_octet = 16 * (narrow ? in.slots * in.row_pitch : Gw::stride);
-    const int start = 16 * (in.start + channel * in.channel_pitch);
-    input = start + lane % 8 * 16 * in.channel_pitch + (Gw::width < 16 ? low : high) * input_octet +
-            (Gw::width < 16 ? high : low) * input_plane;
+    const int plane = input_plane(g), octet = input_octet(g), start = 16 * (in.start + channel * in.channel_pitch);
+    input = start + lane % 8 * 16 * in.channel_pitch + (Gw::width < 16 ? low : high) * octet +
+            (Gw::width < 16 ? high : low) * plane;
     words = start + lane / 4 * 16 * in.channel_pitch + lane % 4 * 4 * Gw::stride;
     grad = 16 *
            (out.start + (k + 8 * high + lane % 8) * out.channel_pitch + low * (narrow ? out.slots * out.row_pitch : 1));
   }
 
+  // From a plane of 8 channels of input to the next, and from an octet.
+  __device__ __forceinline__ static int input_plane(const MmaWgrad& g) { return 16 * 8 * g.input_stream.channel_pitch; }
+  __device__ __forceinline__ static int input_octet(const MmaWgrad& g) {
+    return 16 * (g.narrow ? g.input_stream.slots * g.input_stream.row_pitch : Gw::stride);
+  }
+
   // Reads a pair of octets of a row of input for each s; `pair` is where they are in the first channel.
-  __device__ __forceinline__ void read_input(Pair (&x)[taps], const char* pair, const Edges<Gw>& edges) const {
+  __device__ __forceinline__ void read_input(const MmaWgrad& g, Pair (&x)[taps], const char* pair,
+                                             const Edges<Gw>& edges) const {
     if (Gw::stride == 1) ptx::ldmatrix<4>(x[1], pair + input);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int octet = Gw::width < 16 ? i % 2 : i / 2, plane = Gw::width < 16 ? i / 2 : i % 2;
-      const char* place = pair + words + octet * input_octet + plane * input_plane;
+      const char* place = pair + words + octet * input_octet(g) + plane * input_plane(g);
       const uint32_t before = *reinterpret_cast<const uint32_t*>(place - 4);
       if constexpr (Gw::stride == 1) {
         const uint32_t after = edges.after[octet] ? *reinterpret_cast<const uint32_t*>(place + 4) : 0;
@@ -130,10 +134,10 @@ struct Places {
 
 // Adds the products of a pair of octets in a step, as add_step does in NHWC.
 template <class Gw, Rows rows>
-__device__ __forceinline__ void add_pair(Sums<Gw>& sums, const Lane<Gw>& lane, const Edges<Gw>& edges, const Places& at,
-                                         bool middle, bool bias) {
+__device__ __forceinline__ void add_pair(const MmaWgrad& g, Sums<Gw>& sums, const Lane<Gw>& lane,
+                                         const Edges<Gw>& edges, const Places& at, bool middle, bool bias) {
   Pair x[taps], first_row = {}, last_row = {}, middle_row;
-  if (rows != neither || Gw::stride == 1) lane.read_input(x, at.input, edges);
+  if (rows != neither || Gw::stride == 1) lane.read_input(g, x, at.input, edges);
   if (rows == first || rows == both) ptx::ldmatrix<4>(first_row, at.newest + lane.grad);
   if (rows == last || rows == both) ptx::ldmatrix<4>(last_row, at.oldest + lane.grad);
   if (rows != neither) {
@@ -142,7 +146,7 @@ __device__ __forceinline__ void add_pair(Sums<Gw>& sums, const Lane<Gw>& lane, c
     add_outer<2, Gw, rows>(sums, x[2], first_row, last_row, edges);
   }
   if (rows != both && !middle) return;
-  if (Gw::stride == 2) lane.read_input(x, at.second_input, edges);
+  if (Gw::stride == 2) lane.read_input(g, x, at.second_input, edges);
   ptx::ldmatrix<4>(middle_row, (Gw::stride == 1 ? at.one_before : at.newest) + lane.grad);
   add_middle<0>(sums, x[0], middle_row, edges, bias);
   add_middle<1>(sums, x[1], middle_row, edges, bias);
@@ -184,13 +188,13 @@ __device__ __forceinline__ void add_chunk(const MmaWgrad& g, const Chunk<Gw>& ch
       const bool outer = chunk.row > 0 || step > 0;  // the image has that row of input
       const bool middle = step >= 2 - Gw::stride && step < chunk.rows + 2 - Gw::stride;
       if (has_first && has_last)
-        add_pair<Gw, both>(sums, lane, edges, at, true, bias);
+        add_pair<Gw, both>(g, sums, lane, edges, at, true, bias);
       else if (outer && has_first)
-        add_pair<Gw, first>(sums, lane, edges, at, middle, bias);
+        add_pair<Gw, first>(g, sums, lane, edges, at, middle, bias);
       else if (outer && has_last)
-        add_pair<Gw, last>(sums, lane, edges, at, middle, bias);
+        add_pair<Gw, last>(g, sums, lane, edges, at, middle, bias);
       else if (middle)
-        add_pair<Gw, neither>(sums, lane, edges, at, middle, bias);
+        add_pair<Gw, neither>(g, sums, lane, edges, at, middle, bias);
     }
   }
 }
@@ -205,19 +209,18 @@ __device__ __forceinline__ void walk_chunks(const MmaWgrad& g, int first_walk, i
   const Lane<Gw> lane(g);
   Edges<Gw> edges(g, 0);
   int edges_column = 0;
-  Chunk<Gw> chunk{}, next{};  // the first has no steps
-  next.start(g, first_walk);
+  Chunk<Gw> chunk{};  // none, before the first
+  chunk.walk = first_walk - 1;
 #pragma unroll 1
-  for (;;) {
+  do {
     Sync::template copies<0>();
     Sync::chunk();
-    if (next.walk < end) copies.start(g, next, ring);
+    const Chunk<Gw> next = chunk.next(g);
+    if (next.walk < end) copies.start(g, channels, next, ring);
     ptx::cp_async_commit();
     add_chunk(g, chunk, lane, edges, edges_column, reinterpret_cast<const char*>(ring), bias, sums);
-    if (next.walk >= end) break;
     chunk = next;
-    next = chunk.next(g);
-  }
+  } while (chunk.walk < end);
 }
 
 template <class T, int width, int stride, class Sync>

@@ -34,10 +34,12 @@ struct Chunk {
   }
 };
 
-// Of one tensor in a chunk: the first image, and the map's rows from `row` on, of which those before `end` are wanted
-// and there is none before 0; the first goes to `slot`.
+// Of one tensor in a chunk: the first channel and image, and the map's rows from `row` on, of which those before `end`
+// are wanted and there is none before 0; the first goes to `slot`.
 struct Part {
-  int image, row, end, slot;
+  const void* tensor;
+  int rows, columns;  // of the map
+  int channel, image, row, end, slot;
 };
 
 // A thread's part in bringing one tensor to the ring: of a chunk's rows the same elements of every channel that is
@@ -45,19 +47,13 @@ struct Part {
 template <class T>
 class RowCopies {
  public:
-  // Of `channels` channels from `channel` on, as far as they are there.
-  __device__ __forceinline__ RowCopies(const MmaWgrad& g, const Stream& s, const void* tensor, int rows, int columns,
-                                       int channel, int channels)
-      : plane_(int64_t{rows} * columns),
-        columns_(columns),
-        first_(static_cast<int>(threadIdx.x) % s.copy_threads),
-        line_(first_ / s.row_copies),
-        column_(first_ % s.row_copies * s.vector) {
-    const int group = static_cast<int>(threadIdx.x) / s.copy_threads;
-    count_ =
-        group >= s.copy_groups ? 0 : (min(channels, g.channels - channel) - group + s.copy_groups - 1) / s.copy_groups;
-    tensor_ = static_cast<const T*>(tensor) + (channel + group) * plane_;
-    place_ = 8 * (s.start + group * s.channel_pitch);
+  // Of `channels` channels from the part's first on, as far as they are there.
+  __device__ __forceinline__ RowCopies(const MmaWgrad& g, const Stream& s, int channel, int channels)
+      : group_(static_cast<int>(threadIdx.x) / s.copy_threads), first_(static_cast<int>(threadIdx.x) % s.copy_threads) {
+    const int line = first_ / s.row_copies;
+    line_column_ = line << 16 | (first_ - line * s.row_copies) * s.vector;
+    count_ = min(channels, g.channels - channel) - group_ + s.copy_groups - 1;
+    count_ = group_ >= s.copy_groups ? 0 : count_ / s.copy_groups;
   }
 
   __device__ __forceinline__ void start(const MmaWgrad& g, const Stream& s, const Part& part, uint4* ring) const {
@@ -74,23 +70,25 @@ class RowCopies {
  private:
   template <int vector>
   __device__ __forceinline__ void copy(const MmaWgrad& g, const Stream& s, const Part& part, uint4* ring) const {
-    const T* image = tensor_ + int64_t{part.image} * g.channels * plane_;
-    int line = line_, column = column_;
+    const int64_t plane = int64_t{part.rows} * part.columns, source_step = 2 * s.copy_groups * plane;
+    const T* image =
+        static_cast<const T*>(part.tensor) + (int64_t{part.image} * g.channels + part.channel + group_) * plane;
+    int line = line_column_ >> 16, column = line_column_ & 0xffff;
 #pragma unroll 1
     for (int at = first_; at < s.copies;) {
       const int row = part.row + line;
       if (row >= 0 && row < part.end) {
         int slot = part.slot + line;
         if (slot >= s.slots) slot -= s.slots;
-        const T* source = image + int64_t{row} * columns_ + column;
-        T* stage = reinterpret_cast<T*>(ring) + (place_ + 8 * slot * s.row_pitch + column);
-        copy_channels<vector>(s, source, stage);
+        const T* source = image + (int64_t{row} * part.columns + column);
+        T* stage = reinterpret_cast<T*>(ring + s.start + group_ * s.channel_pitch + slot * s.row_pitch) + column;
+        copy_channels<vector>(s, source, source_step, stage);
 #pragma unroll 1
         for (int i = 1; i < g.walk_images; ++i) {
-          source += g.channels * plane_;
+          source += g.channels * plane;
           stage += 8 * s.slots * s.row_pitch;
           if (part.image + i < g.images)
-            copy_channels<vector>(s, source, stage);
+            copy_channels<vector>(s, source, source_step, stage);
           else
             clear_channels<vector>(s, stage);
         }
@@ -102,27 +100,28 @@ class RowCopies {
     }
   }
 
-  // Starts the copies of `vector` elements of each of the thread's channels. cp.async copies 4 bytes at the least: rows
-  // of an odd number of columns go through registers.
+  // Starts the copies of `vector` elements of each of the thread's channels, of which `source_step` bytes lead to the
+  // next. cp.async copies 4 bytes at the least: rows of an odd number of columns go through registers.
   template <int vector>
-  __device__ __forceinline__ void copy_channels(const Stream& s, const T* source, T* stage) const {
+  __device__ __forceinline__ void copy_channels(const Stream& s, const T* source, int64_t source_step, T* stage) const {
     constexpr int batch = vector == 1 ? 8 : 1;
-    const int64_t source_step = s.copy_groups * plane_;
-    const int stage_step = 8 * s.copy_groups * s.channel_pitch;
+    const int stage_step = 16 * s.copy_groups * s.channel_pitch;
+    const char* from = reinterpret_cast<const char*>(source);
+    char* to = reinterpret_cast<char*>(stage);
 #pragma unroll 1
     for (int left = count_; left > 0; left -= batch) {
       if constexpr (vector > 1) {
-        ptx::cp_async<2 * vector>(stage, source);
-        source += source_step;
-        stage += stage_step;
+        ptx::cp_async<2 * vector>(to, from);
+        from += source_step;
+        to += stage_step;
       } else {
         T values[batch];
 #pragma unroll
-        for (int i = 0; i < batch; ++i, source += source_step)
-          if (i < left) values[i] = *source;
+        for (int i = 0; i < batch; ++i, from += source_step)
+          if (i < left) values[i] = *reinterpret_cast<const T*>(from);
 #pragma unroll
-        for (int i = 0; i < batch; ++i, stage += stage_step)
-          if (i < left) *stage = values[i];
+        for (int i = 0; i < batch; ++i, to += stage_step)
+          if (i < left) *reinterpret_cast<T*>(to) = values[i];
       }
     }
   }
@@ -136,9 +135,8 @@ class RowCopies {
       for (int j = 0; j < vector; ++j) stage[j] = T(0.0f);
   }
 
-  const T* tensor_;  // the thread's first channel
-  int64_t plane_;
-  int columns_, first_, line_, column_, count_, place_;
+  int group_, first_, count_;
+  int line_column_;  // of the first copy: its row in the chunk and, in the lower half, its column
 };
 
 // A thread's part in bringing chunks to the ring.
@@ -146,14 +144,16 @@ template <class Gw>
 class ChunkCopies {
  public:
   __device__ __forceinline__ ChunkCopies(const MmaWgrad& g, const Channels& first)
-      : input_(g, g.input_stream, g.input, g.rows, g.columns, first.c, 8 * Gw::c_planes),
-        grad_(g, g.grad_stream, g.grad_output, g.grad_rows, g.grad_columns, first.k, 8 * Gw::k_planes) {}
+      : input_(g, g.input_stream, first.c, 8 * Gw::c_planes), grad_(g, g.grad_stream, first.k, 8 * Gw::k_planes) {}
 
-  __device__ __forceinline__ void start(const MmaWgrad& g, const Chunk<Gw>& chunk, uint4* ring) const {
+  __device__ __forceinline__ void start(const MmaWgrad& g, const Channels& first, const Chunk<Gw>& chunk,
+                                        uint4* ring) const {
     const int row = chunk.row + chunk.step, end = chunk.row + chunk.rows;
-    const int input_end = min(g.rows, Gw::stride * (end - 1) + 2);
-    input_.start(g, g.input_stream, {chunk.image, Gw::stride * row - 1, input_end, chunk.input_slot}, ring);
-    grad_.start(g, g.grad_stream, {chunk.image, row, end, chunk.grad_slot}, ring);
+    const int input_row = Gw::stride * row - 1, input_end = min(g.rows, Gw::stride * (end - 1) + 2);
+    input_.start(g, g.input_stream,
+                 {g.input, g.rows, g.columns, first.c, chunk.image, input_row, input_end, chunk.input_slot}, ring);
+    grad_.start(g, g.grad_stream,
+                {g.grad_output, g.grad_rows, g.grad_columns, first.k, chunk.image, row, end, chunk.grad_slot}, ring);
   }
 
  private:
