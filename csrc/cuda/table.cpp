@@ -1,3 +1,5 @@
+#include <initializer_list>
+
 #include "generic.h"
 #include "grouped_conv.h"
 #include "mma_nchw_entries.h"
@@ -11,8 +13,17 @@
 // last.
 namespace resnext::cuda {
 
-const KernelTable<FpropArgs>& fprop_table() {
-  static const KernelTable<FpropArgs> table{
+namespace {
+
+template <class Args>
+KernelTable<Args> joined(std::initializer_list<KernelTable<Args>> parts) {
+  KernelTable<Args> table;
+  for (const auto& part : parts) table.insert(table.end(), part.begin(), part.end());
+  return table;
+}
+
+KernelTable<FpropArgs> fprop_of_floats() {
+  return {
       fprop_mma_tf32<8, 1, 1>("fprop_mma_gw8_tf32_nhwc"),
       fprop_mma_tf32<16, 1, 1>("fprop_mma_gw16_tf32_nhwc"),
       fprop_mma_tf32<32, 1, 1>("fprop_mma_gw32_tf32_nhwc"),
@@ -40,6 +51,11 @@ const KernelTable<FpropArgs>& fprop_table() {
       {"fprop_rows_gw8_f32_nchw_s2", rows_nchw_why_not<8, 2>, no_workspace, fprop_rows_nchw<8, 2>, true},
       {"fprop_rows_gw16_f32_nchw_s2", rows_nchw_why_not<16, 2>, no_workspace, fprop_rows_nchw<16, 2>, true},
       {"fprop_rows_gw32_f32_nchw_s2", rows_nchw_why_not<32, 2>, no_workspace, fprop_rows_nchw<32, 2>, true},
+  };
+}
+
+KernelTable<FpropArgs> fprop_of_halves_nhwc() {
+  return {
       fprop_mma_nhwc<DType::f16, 4, 1>("fprop_mma_gw4_f16_nhwc"),
       fprop_mma_nhwc<DType::f16, 8, 1>("fprop_mma_gw8_f16_nhwc"),
       fprop_mma_nhwc<DType::f16, 16, 1>("fprop_mma_gw16_f16_nhwc"),
@@ -76,6 +92,11 @@ const KernelTable<FpropArgs>& fprop_table() {
       fprop_mma_nhwc<DType::bf16, 40, 2>("fprop_mma_gw40_bf16_nhwc_s2"),
       fprop_mma_nhwc<DType::bf16, 48, 2>("fprop_mma_gw48_bf16_nhwc_s2"),
       fprop_mma_nhwc<DType::bf16, 56, 2>("fprop_mma_gw56_bf16_nhwc_s2"),
+  };
+}
+
+KernelTable<FpropArgs> fprop_of_halves_nchw() {
+  return {
       fprop_mma_nchw<DType::f16, 4, 1>("fprop_mma_gw4_f16_nchw"),
       fprop_mma_nchw<DType::f16, 8, 1>("fprop_mma_gw8_f16_nchw"),
       fprop_mma_nchw<DType::f16, 16, 1>("fprop_mma_gw16_f16_nchw"),
@@ -96,13 +117,11 @@ const KernelTable<FpropArgs>& fprop_table() {
       fprop_mma_nchw<DType::bf16, 16, 2>("fprop_mma_gw16_bf16_nchw_s2"),
       fprop_mma_nchw<DType::bf16, 32, 2>("fprop_mma_gw32_bf16_nchw_s2"),
       fprop_mma_nchw<DType::bf16, 64, 2>("fprop_mma_gw64_bf16_nchw_s2"),
-      {"fprop_generic", generic_why_not, generic_gather_workspace, fprop_generic, true},
   };
-  return table;
 }
 
-const KernelTable<DgradArgs>& dgrad_table() {
-  static const KernelTable<DgradArgs> table{
+KernelTable<DgradArgs> dgrad_of_floats() {
+  return {
       dgrad_mma_tf32<8, 1, 1>("dgrad_mma_gw8_tf32_nhwc"),
       dgrad_mma_tf32<16, 1, 1>("dgrad_mma_gw16_tf32_nhwc"),
       dgrad_mma_tf32<32, 1, 1>("dgrad_mma_gw32_tf32_nhwc"),
@@ -130,6 +149,11 @@ const KernelTable<DgradArgs>& dgrad_table() {
       {"dgrad_rows_gw8_f32_nchw_s2", rows_nchw_why_not<8, 2>, no_workspace, dgrad_rows_nchw<8, 2>},
       {"dgrad_rows_gw16_f32_nchw_s2", rows_nchw_why_not<16, 2>, no_workspace, dgrad_rows_nchw<16, 2>},
       {"dgrad_rows_gw32_f32_nchw_s2", rows_nchw_why_not<32, 2>, no_workspace, dgrad_rows_nchw<32, 2>},
+  };
+}
+
+KernelTable<DgradArgs> dgrad_of_halves_nhwc() {
+  return {
       dgrad_mma_nhwc<DType::f16, 4, 1>("dgrad_mma_gw4_f16_nhwc"),
       dgrad_mma_nhwc<DType::f16, 8, 1>("dgrad_mma_gw8_f16_nhwc"),
       dgrad_mma_nhwc<DType::f16, 16, 1>("dgrad_mma_gw16_f16_nhwc"),
@@ -166,6 +190,11 @@ const KernelTable<DgradArgs>& dgrad_table() {
       dgrad_mma_nhwc<DType::bf16, 40, 2>("dgrad_mma_gw40_bf16_nhwc_s2"),
       dgrad_mma_nhwc<DType::bf16, 48, 2>("dgrad_mma_gw48_bf16_nhwc_s2"),
       dgrad_mma_nhwc<DType::bf16, 56, 2>("dgrad_mma_gw56_bf16_nhwc_s2"),
+  };
+}
+
+KernelTable<DgradArgs> dgrad_of_halves_nchw() {
+  return {
       dgrad_mma_nchw<DType::f16, 4, 1>("dgrad_mma_gw4_f16_nchw"),
       dgrad_mma_nchw<DType::f16, 8, 1>("dgrad_mma_gw8_f16_nchw"),
       dgrad_mma_nchw<DType::f16, 16, 1>("dgrad_mma_gw16_f16_nchw"),
@@ -186,8 +215,28 @@ const KernelTable<DgradArgs>& dgrad_table() {
       dgrad_mma_nchw<DType::bf16, 16, 2>("dgrad_mma_gw16_bf16_nchw_s2"),
       dgrad_mma_nchw<DType::bf16, 32, 2>("dgrad_mma_gw32_bf16_nchw_s2"),
       dgrad_mma_nchw<DType::bf16, 64, 2>("dgrad_mma_gw64_bf16_nchw_s2"),
-      {"dgrad_generic", generic_why_not, generic_gather_workspace, dgrad_generic},
   };
+}
+
+}  // namespace
+
+const KernelTable<FpropArgs>& fprop_table() {
+  static const auto table = joined<FpropArgs>({
+      fprop_of_floats(),
+      fprop_of_halves_nhwc(),
+      fprop_of_halves_nchw(),
+      {{"fprop_generic", generic_why_not, generic_gather_workspace, fprop_generic, true}},
+  });
+  return table;
+}
+
+const KernelTable<DgradArgs>& dgrad_table() {
+  static const auto table = joined<DgradArgs>({
+      dgrad_of_floats(),
+      dgrad_of_halves_nhwc(),
+      dgrad_of_halves_nchw(),
+      {{"dgrad_generic", generic_why_not, generic_gather_workspace, dgrad_generic}},
+  });
   return table;
 }
 
