@@ -168,7 +168,7 @@ def lines_kernels():
             wide = (2, 3, 17) if width == 4 and "Gather" in kind else (2, 3, 9)  # a tile of one image
             for images, *small in (wide, (3, 5, 7)):
                 integers = lines_launch(kind, images, *(2 * size if ", 2>" in kind else size for size in small))
-                yield "mma_nhwc", f"stream_lines<f16, {kind}, Sync>", 128, 80896, integers
+                yield "mma_nhwc_f16", f"stream_lines<f16, {kind}, Sync>", 128, 80896, integers
 
 
 def tf32_kernels():

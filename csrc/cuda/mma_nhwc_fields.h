@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "mma_nhwc.h"
+#include "mma_nhwc_entries.h"
 #include "padded_3x3.h"
 
 namespace resnext::cuda::mma_nhwc {
@@ -58,4 +59,28 @@ void dgrad(const DgradArgs& args) {
 
 inline int64_t no_workspace(const Problem&, int) { return 0; }
 
+template <DType dtype>
+using Element = std::conditional_t<dtype == DType::f16, __half, __nv_bfloat16>;
+
+template <int width, int stride>
+using Dgrad = std::conditional_t<stride == 1, Gather<width, 1>, Spread<width>>;
+
 }  // namespace resnext::cuda::mma_nhwc
+
+namespace resnext::cuda {
+
+template <DType dtype, int width, int stride>
+KernelEntry<FpropArgs> fprop_mma_nhwc(const char* name) {
+  using namespace mma_nhwc;
+  using Kind = Gather<width, stride>;
+  return {name, why_not<Element<dtype>, Kind>, no_workspace, fprop<Element<dtype>, Kind>, true};
+}
+
+template <DType dtype, int width, int stride>
+KernelEntry<DgradArgs> dgrad_mma_nhwc(const char* name) {
+  using namespace mma_nhwc;
+  using Kind = Dgrad<width, stride>;
+  return {name, why_not<Element<dtype>, Kind>, no_workspace, dgrad<Element<dtype>, Kind>};
+}
+
+}  // namespace resnext::cuda

@@ -1,5 +1,4 @@
 // The entries of the tensor-core kernels of mma_nhwc.h in floats, by TF32: see mma_nhwc_tf32.h.
-#include "mma_nhwc_entries.h"
 #include "mma_nhwc_fields.h"
 
 namespace resnext::cuda {

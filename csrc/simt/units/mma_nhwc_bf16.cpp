@@ -1,0 +1,1 @@
+#include "cuda/mma_nhwc_bf16.cu"
