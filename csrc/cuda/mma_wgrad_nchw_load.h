@@ -132,7 +132,7 @@ class RowCopies {
 #pragma unroll 1
     for (int i = 0; i < count_; ++i, stage += 8 * s.copy_groups * s.channel_pitch)
 #pragma unroll
-      for (int j = 0; j < vector; ++j) stage[j] = T(0.0f);
+      for (int j = 0; j < vector; ++j) stage[j] = from_acc<T>(0);
   }
 
   int group_, first_, count_;
