@@ -1,8 +1,8 @@
 """What nvcc makes of each CUDA kernel, held to csrc/cuda/budgets.csv; needs no GPU.
 
-For every architecture, read out of this checkout's CUDA library, if that is up to date. Otherwise kernels are compiled
-for the tests, and only for sm_80 and sm_90, the two that most machines have, to keep the suite short; `make cuda`
-builds the library and runs the file with --all-architectures.
+Read out of this checkout's CUDA library, if that is up to date: `make test` builds it for sm_80 and sm_90, which most
+machines have, `make cuda` for every architecture, and runs this file with --all-architectures. Otherwise kernels are
+compiled for the tests.
 """
 
 import os
