@@ -49,7 +49,7 @@ ARCHITECTURES = {
     "sm_100": Architecture(2048, 32, 228 << 10),
     "sm_120": Architecture(1536, 24, 100 << 10),
 }
-PTX = "compute_120"  # what later GPUs compile for themselves
+PTX = "compute_120"  # for the proofs, whose checker does not know `bfi`, which nvcc emits for older targets
 
 # Instructions that are counted, as regular expressions at the start of an instruction.
 INSTRUCTIONS = {
@@ -186,7 +186,7 @@ def _compile(source: Path, target: str, toolkit: Path, output: Path) -> Path:
 
 
 def build(architectures, ptx=True, sources=None, output=OUTPUT) -> list[Path]:
-    """Compiles sources (all of csrc/cuda) for architectures; returns the cubins. PTX of the newest beside them."""
+    """Compiles sources (all of csrc/cuda) for architectures; returns the cubins. PTX for proofs beside them."""
     toolkit = find_toolkit()
     if not toolkit:
         raise RuntimeError(why_not())
