@@ -46,15 +46,13 @@ const char* reason_against(const KernelEntry<Args>& entry, const Problem& proble
 template <class Args>
 using KernelTable = std::vector<KernelEntry<Args>>;
 
-// The entries in the order in which they are tried.
-template <class Args>
-std::vector<const KernelEntry<Args>*> in_order(const KernelTable<Args>& table, const Problem& problem) {
-  std::vector<const KernelEntry<Args>*> entries;
-  entries.reserve(table.size());
+// The first entry, in the order in which they are tried, of which `wanted` is true, or null.
+template <class Args, class Wanted>
+const KernelEntry<Args>* first(const KernelTable<Args>& table, const Problem& problem, const Wanted& wanted) {
   for (const bool last : {false, true})
     for (const auto& entry : table)
-      if ((entry.yields && entry.yields(problem)) == last) entries.push_back(&entry);
-  return entries;
+      if ((entry.yields && entry.yields(problem)) == last && wanted(entry)) return &entry;
+  return nullptr;
 }
 
 // The first entry that accepts the problem or, with a name, the entry so called. Null if there is none;
@@ -62,21 +60,20 @@ std::vector<const KernelEntry<Args>*> in_order(const KernelTable<Args>& table, c
 template <class Args>
 const KernelEntry<Args>* select(const KernelTable<Args>& table, const Problem& problem, const std::string& name,
                                 std::string& error) {
-  std::string names;
-  for (const auto* entry : in_order(table, problem)) {
-    if (!name.empty() && name != entry->name) {
-      names += std::string(names.empty() ? "" : ", ") + entry->name;
-      continue;
-    }
+  if (name.empty()) {
+    const auto* entry = first(table, problem, [&](const auto& each) { return !reason_against(each, problem); });
+    if (!entry) error = "no kernel for this problem";
+    return entry;
+  }
+  if (const auto* entry = first(table, problem, [&](const auto& each) { return name == each.name; })) {
     const char* reason = reason_against(*entry, problem);
     if (!reason) return entry;
-    if (!name.empty()) {
-      error = "kernel '" + name + "' cannot run this problem: " + reason;
-      return nullptr;
-    }
+    error = "kernel '" + name + "' cannot run this problem: " + reason;
+    return nullptr;
   }
-  error =
-      name.empty() ? "no kernel for this problem" : "expected kernel to be one of [" + names + "], got '" + name + "'";
+  std::string names;
+  for (const auto& each : table) names += std::string(names.empty() ? "" : ", ") + each.name;
+  error = "expected kernel to be one of [" + names + "], got '" + name + "'";
   return nullptr;
 }
 
@@ -84,10 +81,11 @@ const KernelEntry<Args>* select(const KernelTable<Args>& table, const Problem& p
 template <class Args>
 std::string explain(const KernelTable<Args>& table, const Problem& problem) {
   std::string lines;
-  for (const auto* entry : in_order(table, problem)) {
-    const char* reason = reason_against(*entry, problem);
-    lines += std::string(entry->name) + '\t' + (reason ? reason : "") + '\n';
-  }
+  first(table, problem, [&](const auto& entry) {
+    const char* reason = reason_against(entry, problem);
+    lines += std::string(entry.name) + '\t' + (reason ? reason : "") + '\n';
+    return false;
+  });
   return lines;
 }
 

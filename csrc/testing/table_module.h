@@ -147,10 +147,11 @@ std::vector<std::pair<std::string, std::string>> explain_entries(const std::stri
   problem.fused = pass == "fprop_act";
   return with_table<Device>(pass, [&](const auto& table) {
     std::vector<std::pair<std::string, std::string>> reasons;
-    for (const auto* entry : in_order(table, problem)) {
-      const char* reason = reason_against(*entry, problem);
-      reasons.emplace_back(entry->name, reason ? reason : "");
-    }
+    first(table, problem, [&](const auto& entry) {
+      const char* reason = reason_against(entry, problem);
+      reasons.emplace_back(entry.name, reason ? reason : "");
+      return false;
+    });
     return reasons;
   });
 }
