@@ -1,7 +1,10 @@
 import importlib
+import os
 import sys
 
 import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read on import: threads that wait take no core from other workers
 import torch
 
 # Problems here are small: a team would cost more than it saves, and stalls beside a busy neighbour. Tests of
