@@ -106,6 +106,9 @@ FAULTS = [
         for fault in ROWS_FAULTS
     ),
 ]
+WITHOUT_FAULT = dict.fromkeys(
+    (source, re.sub(r"\w+>$", "None>", name)) for source, name, _ in FAULTS if "probes" not in source
+)
 
 
 @cache
@@ -183,33 +186,49 @@ def first_only(rows):
     return params
 
 
-@pytest.mark.parametrize(("source", "name", "threads", "shared", "integers"), first_only(CORRECT))
+@pytest.mark.parametrize(
+    ("source", "name", "threads", "shared", "integers"),
+    [pytest.param(*row, marks=[pytest.mark.slow] * ("probes" not in row[0]), id="-".join(row[:2])) for row in CORRECT],
+)
 def test_no_races(tmp_path, source, name, threads, shared, integers):
     for answer in verify(entries(source)[name], tmp_path, threads, shared, integers):
         assert answer["result"] == "race_free", answer["diagnostics"]  # "unsupported" is not verified either
 
 
-@pytest.mark.parametrize(("source", "name", "verdict"), first_only(FAULTS))
-def test_faults_are_found(tmp_path, source, name, verdict):
-    threads, shared, integers = 64, 512, {}
+def launch_with_faults(source, name):
+    """Threads, bytes of shared memory and integers of a kernel of csrc/testing."""
     if source == "rows_bugs":
-        threads, shared, integers = 128, 65536, next(rows for kind, rows in FAULTY_ROWS.items() if kind in name)
-    elif source == "rows_nchw_bugs":
-        threads, shared, integers = 128, 65536, tiles_launch("Gw<16, 2>", 1, 4, 28)
-    elif source == "mma_nchw_bugs":
-        threads, shared, integers = 256, 65536, race_planes.launch(told, "Gather<8, 1>", 6, 10, 24)
-    elif source == "mma_bugs":
-        (threads, integers), shared = next(lines for kind, lines in FAULTY_LINES.items() if kind in name), 80896
-    elif source == "rows_wgrad_bugs":
-        (threads, integers), shared = next(v for k, v in FAULTY_WGRAD.items() if k in name), 65536
-    elif source == "mma_wgrad_bugs":
+        return 128, 65536, next(rows for kind, rows in FAULTY_ROWS.items() if kind in name)
+    if source == "rows_nchw_bugs":
+        return 128, 65536, tiles_launch("Gw<16, 2>", 1, 4, 28)
+    if source == "mma_nchw_bugs":
+        return 256, 65536, race_planes.launch(told, "Gather<8, 1>", 6, 10, 24)
+    if source == "mma_bugs":
+        threads, integers = next(lines for kind, lines in FAULTY_LINES.items() if kind in name)
+        return threads, 80896, integers
+    if source == "rows_wgrad_bugs":
+        threads, integers = next(v for k, v in FAULTY_WGRAD.items() if k in name)
+        return threads, 65536, integers
+    if source == "mma_wgrad_bugs":
         kind = re.search(r"f16, (\d+, 1)", name)[1]
-        threads, shared = 256 if kind == "32, 1" else 128, 65536
         layout = "nchw" if "nchw" in name else "nhwc"
         columns = 7 if layout == "nhwc" else 8  # of an odd number there are no asynchronous copies in NCHW
         integers = told("MmaWgrad", f"mma_wgrad/{layout}/plan/{kind}", 1, 7 if kind == "32, 1" else 28, columns)
-    for answer in verify(entries(source)[name], tmp_path, threads, shared, integers):
+        return 256 if kind == "32, 1" else 128, 65536, integers
+    return 64, 512, {}
+
+
+@pytest.mark.parametrize(("source", "name", "verdict"), first_only(FAULTS))
+def test_faults_are_found(tmp_path, source, name, verdict):
+    for answer in verify(entries(source)[name], tmp_path, *launch_with_faults(source, name)):
         assert answer["result"] == verdict, answer["diagnostics"]
+
+
+@pytest.mark.parametrize(("source", "name"), first_only(WITHOUT_FAULT))
+def test_the_same_kernels_without_a_fault_pass(tmp_path, source, name):
+    """The kernels of csrc/cuda, by a short compilation."""
+    for answer in verify(entries(source)[name], tmp_path, *launch_with_faults(source, name)):
+        assert answer["result"] == "race_free", answer["diagnostics"]
 
 
 # kernel: why the checker cannot take it
