@@ -1,6 +1,8 @@
+#include <pthread.h>
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <future>
 
 #include "operator.h"
 
@@ -10,6 +12,11 @@ namespace {
 
 // A team is worth its fork and join (a few microseconds) only if each thread has about this much to do.
 constexpr int64_t kMultiplyAddsPerThread = 1 << 18;
+
+// GCC's OpenMP keeps the team of each thread that has had one. A fork copies none of its threads, and the child would
+// wait for them for ever.
+bool forked = false;
+[[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 
 int team_size(const ConvShape& shape) {
   const int64_t work = shape.n * shape.k * shape.p() * shape.q() * shape.c_per_group() * shape.r * shape.s;
@@ -42,7 +49,10 @@ struct Cpu {
     const int64_t bytes = entry.workspace_bytes(args.problem, args.launch.threads);
     const Tensor workspace = torch::stable::empty({bytes}, ScalarType::Byte, std::nullopt, like.device());
     args.launch.workspace = workspace.mutable_data_ptr();
-    entry.launch(args);
+    if (forked && args.launch.threads > 1)  // by a new thread, which has had no team
+      std::async(std::launch::async, [&] { entry.launch(args); }).get();
+    else
+      entry.launch(args);
   }
 };
 
