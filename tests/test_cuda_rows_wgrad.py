@@ -1,7 +1,10 @@
 """The row-streaming CUDA wgrad, emulated: network layers, random shapes, schedules, infinities, and planted bugs.
 
-tests/test_cuda_kernels.py runs it on the edge cases, with all others.
+By plain floats ("f32"), which tests/test_cuda_kernels.py runs on the edge cases, with all others, and by tensor cores
+("tf32", float32 where TF32 is allowed).
 """
+
+import itertools
 
 import numpy as np
 import pytest
@@ -11,52 +14,87 @@ from hypothesis import strategies as st
 from resnext_kernels import _testing_cuda
 from resnext_kernels.problems import Problem, resnext50_32x4d, resnext101_32x8d
 from tests import test_kernels as kernels
-from tests.test_kernels import (
-    LAYOUTS,
-    WIDTHS,
-    accepting,
-    check_exact,
-    check_grad_bias,
-    check_rounding,
-    launch,
-    operands,
-)
+from tests import tolerance
+from tests.test_cuda_tf32 import LARGEST, rounded
+from tests.test_kernels import LAYOUTS, WIDTHS, accepting, check_exact, check_grad_bias, launch, operands
 
 LAYERS = {problem.name: problem for problem in {*resnext50_32x4d, *resnext101_32x8d}}
 GROUP_WIDTHS = (4, 8, 16, 32)
+KINDS = [("f32", width) for width in GROUP_WIDTHS] + [("tf32", width) for width in (8, 16, 32)]
 
 
-def name_of(width, stride, layout):
-    return f"wgrad_rows_gw{width}_f32_{layout.lower()}{'_s2' if stride == 2 else ''}"
+def name_of(dtype, width, stride, layout):
+    method = "rows" if dtype == "f32" else "mma"
+    return f"wgrad_{method}_gw{width}_{dtype}_{layout.lower()}{'_s2' if stride == 2 else ''}"
+
+
+def rows_of(quick, *others):
+    """Rows for parametrize, of every kind with everything else: of tensor cores all but the `quick` ones are slow."""
+    return [
+        pytest.param(*kind, *rest, marks=[pytest.mark.slow] * (kind[0] == "tf32" and (kind[1], *rest) not in quick))
+        for kind in KINDS
+        for rest in itertools.product(*others)
+    ]
+
+
+def all_of(pass_name, problem, dtype, layout):
+    """The kernels that are tested here."""
+    kind = {"f32": "_rows_", "tf32": "_tf32_"}[dtype]
+    return [name for name in accepting(pass_name, problem, dtype, layout) if kind in name]
+
+
+def check_rounding(problem, dtype, layout, weight_layout="KCRS"):
+    """TF32 is that of rounded factors, in sums of floats."""
+    first, second, _, expected, bound = kernels.rounding_case("wgrad", problem, "f32")
+    if dtype == "tf32":
+        expected = kernels.reference("wgrad", problem, rounded(first), rounded(second))
+        magnitude = kernels.reference("wgrad", problem, abs(rounded(first)), abs(rounded(second)))
+        bound = tolerance.error_bound("f32", expected, magnitude, tolerance.depth("wgrad", problem))
+    for kernel in all_of("wgrad", problem, dtype, layout):
+        stored = launch("wgrad", kernel, problem, dtype, layout, first, second, None, 2, weight_layout)
+        assert (abs(stored - expected) <= bound).all(), kernel
 
 
 @pytest.fixture(autouse=True, scope="module")
 def these_kernels_on_the_emulated_device():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "_testing_cpu", _testing_cuda)
-        patch.setattr(kernels, "accepting", lambda *problem: [name for name in accepting(*problem) if "rows" in name])
+        patch.setattr(kernels, "accepting", all_of)
         yield
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("case", [name for name, p in WIDTHS.items() if p.c == p.k and p.c // p.groups in GROUP_WIDTHS])
-def test_widths(case, layout):
-    assert kernels.accepting("wgrad", WIDTHS[case], "f32", layout)
-    check_exact("wgrad", WIDTHS[case], "f32", layout, threads=3)
-    check_rounding("wgrad", WIDTHS[case], "f32", layout, "KRSC")
-    check_grad_bias(WIDTHS[case], "f32", layout)
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [(name, dtype) for dtype, width in KINDS for name, p in WIDTHS.items() if p.c == p.k and p.c // p.groups == width],
+)
+def test_widths(case, dtype, layout):
+    assert kernels.accepting("wgrad", WIDTHS[case], dtype, layout)
+    check_exact("wgrad", WIDTHS[case], dtype, layout, threads=3)
+    check_rounding(WIDTHS[case], dtype, layout, "KRSC")
+    check_grad_bias(WIDTHS[case], dtype, layout)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("layer", LAYERS)
-def test_network_layers(layer, layout):
+@pytest.mark.parametrize(
+    ("layer", "dtype"),
+    [
+        *((layer, "f32") for layer in LAYERS),
+        *(
+            pytest.param(p, "tf32", marks=pytest.mark.slow)
+            for p in LAYERS
+            if LAYERS[p].c // LAYERS[p].groups in (8, 16, 32)
+        ),
+    ],
+)
+def test_network_layers(layer, dtype, layout):
     problem, weight = LAYERS[layer], "KCRS" if layout == "NCHW" else "KRSC"
     rng = np.random.default_rng(3)
     first, second, _ = operands("wgrad", problem, lambda shape: rng.integers(-2, 3, shape).astype(float))
     expected = kernels.reference("wgrad", problem, first, second)
-    for kernel in kernels.accepting("wgrad", problem, "f32", layout):
+    for kernel in kernels.accepting("wgrad", problem, dtype, layout):
         grad_bias = np.full(problem.k, np.nan, np.float32)
-        result = launch("wgrad", kernel, problem, "f32", layout, first, second, None, 2, weight, grad_bias=grad_bias)
+        result = launch("wgrad", kernel, problem, dtype, layout, first, second, None, 2, weight, grad_bias=grad_bias)
         np.testing.assert_array_equal(result, expected, err_msg=kernel)
         np.testing.assert_array_equal(grad_bias, first.sum((0, 2, 3)), err_msg=kernel)
 
@@ -65,46 +103,52 @@ def test_network_layers(layer, layout):
 SLICED = [(13, 16, 20), (24, 7, 7), (6, 40, 58), (17, 14, 9)]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(("n", "h", "w"), SLICED)
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("width", GROUP_WIDTHS)
-def test_same_bits_for_every_schedule(width, stride, n, h, w, layout):
+QUICK_SLICED = [(8, 1, (13, 16, 20), "NHWC"), (16, 2, (17, 14, 9), "NCHW"), (32, 1, (24, 7, 7), "NCHW")]
+
+
+@pytest.mark.parametrize(("dtype", "width", "stride", "size", "layout"), rows_of(QUICK_SLICED, [1, 2], SLICED, LAYOUTS))
+def test_same_bits_for_every_schedule(dtype, width, stride, size, layout):
+    n, h, w = size
     problem = Problem(n, 32, h, w, 32, groups=32 // width, stride=(stride, stride))
-    check_exact("wgrad", problem, "f32", layout)
+    check_exact("wgrad", problem, dtype, layout)
     first, second, _ = operands("wgrad", problem, np.random.default_rng(4).standard_normal)
-    kernel = name_of(width, stride, layout)
+    kernel = name_of(dtype, width, stride, layout)
     results = []
     for seed in range(1, 4):
         bias = np.full(problem.k, np.nan, np.float32)
-        result = launch("wgrad", kernel, problem, "f32", layout, first, second, threads=seed, grad_bias=bias)
+        result = launch("wgrad", kernel, problem, dtype, layout, first, second, threads=seed, grad_bias=bias)
         results.append((result.tobytes(), bias.tobytes()))
     assert results == results[:1] * 3
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("columns", [6, 7, 14, 29])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("width", GROUP_WIDTHS)
-def test_infinities_reach_only_windows_that_contain_them(width, stride, columns, layout):
-    """In either operand, at every corner and edge: padding is absent, not zero, and so are columns past the map."""
+QUICK_INFINITIES = [(8, 1, 7, "NHWC"), (16, 1, 14, "NCHW"), (16, 2, 29, "NHWC"), (32, 2, 6, "NCHW")]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "stride", "columns", "layout"), rows_of(QUICK_INFINITIES, [1, 2], [6, 7, 14, 29], LAYOUTS)
+)
+def test_infinities_reach_only_windows_that_contain_them(dtype, width, stride, columns, layout):
+    """In either operand, at every corner and edge: padding is absent, not zero, and so are columns past the map.
+
+    TF32 rounds the largest float to infinity; the bias is a sum of floats.
+    """
     problem = Problem(2, 32, 8, columns, 32, groups=32 // width, stride=(stride, stride))
     rng = np.random.default_rng(5)
-    kernel = name_of(width, stride, layout)
+    kernel = name_of(dtype, width, stride, layout)
     for operand in (0, 1):
         pair = operands("wgrad", problem, lambda shape: rng.uniform(1, 2, shape))[:2]
         height, length = pair[operand].shape[2:]
         for row, column in ((0, 0), (height - 1, length - 1), (0, length - 1), (height - 1, 0), (2, length // 2)):
-            for value in (np.inf, np.nan):
+            for value in (np.inf, np.nan, *[LARGEST] * (dtype == "tf32")):
                 values, reached = [array.copy() for array in pair], [np.ones_like(array) for array in pair]
                 values[operand][-1, 1, row, column] = value
                 reached[operand][:] = 0
                 reached[operand][-1, 1, row, column] = 1
                 bias = np.full(problem.k, np.nan, np.float32)
-                result = launch("wgrad", kernel, problem, "f32", layout, *values, grad_bias=bias)
+                result = launch("wgrad", kernel, problem, dtype, layout, *values, grad_bias=bias)
                 expected = kernels.reference("wgrad", problem, *reached) > 0
                 np.testing.assert_array_equal(~np.isfinite(result), expected)
-                expected = (np.arange(problem.k) == 1) & (operand == 0)
+                expected = (np.arange(problem.k) == 1) & (operand == 0) & (value != LARGEST)
                 np.testing.assert_array_equal(~np.isfinite(bias), expected)
 
 
@@ -113,8 +157,44 @@ def test_infinities_reach_only_windows_that_contain_them(width, stride, columns,
 def test_layers_of_the_networks_have_a_kernel_of_their_own(layer, layout):
     problem = LAYERS[layer]
     width = problem.c // problem.groups
-    expected = name_of(width, problem.stride[0], layout) if width in GROUP_WIDTHS else "wgrad_generic"
-    assert accepting("wgrad", problem, "f32", layout)[0] == expected
+    for dtype in ("f32", "tf32"):
+        method = dtype if (dtype, width) in KINDS else "f32"
+        expected = name_of(method, width, problem.stride[0], layout) if width in GROUP_WIDTHS else "wgrad_generic"
+        assert accepting("wgrad", problem, dtype, layout)[0] == expected
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("width", [8, 16, 32])
+def test_what_tensor_cores_refuse(width, stride, layout):
+    problem = Problem(2, 64, 5, 6, 64, groups=64 // width, stride=(stride, stride))
+    name = name_of("tf32", width, stride, layout)
+
+    def reason(problem, dtype="tf32", layout=layout, gpu=80):
+        return dict(_testing_cuda.explain_on(gpu, "wgrad", kernels.shape_of(problem), dtype, layout))[name]
+
+    assert reason(problem) == reason(problem, gpu=120) == ""
+    assert reason(problem, "f32") == "TF32 is not allowed"
+    assert reason(problem, "f16") == "float32 only"
+    assert reason(problem, gpu=75) == "needs compute capability 8.0"
+    assert reason(problem, layout="NCHW" if layout == "NHWC" else "NHWC") == f"{layout} only"
+    assert reason(Problem(**{**vars(problem), "groups": 1})) == "another group width"
+    assert reason(Problem(**{**vars(problem), "stride": (3 - stride,) * 2})) == "another stride"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("width", [8, 16, 32])
+def test_ties_round_away_from_zero(width, layout):
+    """Odd integers of 12 bits lie halfway between two TF32 numbers; the bias is the sum of what is not rounded."""
+    problem, rng = Problem(1, 32, 4, 5, 32, groups=32 // width), np.random.default_rng(5)
+    first, second, _ = operands("wgrad", problem, lambda shape: rng.integers(2048, 4096, shape))
+    first *= rng.choice([-1, 1], first.shape)
+    second = rng.integers(-2, 3, second.shape).astype(float)
+    expected, bias = kernels.reference("wgrad", problem, rounded(first), second), np.zeros(32, np.float32)
+    assert (expected != kernels.reference("wgrad", problem, first, second)).any()
+    stored = launch("wgrad", name_of("tf32", width, 1, layout), problem, "tf32", layout, first, second, grad_bias=bias)
+    np.testing.assert_array_equal(stored, expected)
+    np.testing.assert_array_equal(bias, first.sum((0, 2, 3)))
 
 
 @pytest.mark.parametrize("misaligned", [0, 1])
@@ -136,7 +216,7 @@ def test_misaligned_tensors_run_the_generic_kernel(width, stride, misaligned):
             assert _testing_cuda.wgrad(*common) == "wgrad_generic"
             np.testing.assert_array_equal(result.reshape(expected.shape), expected)
             with pytest.raises(ValueError, match="activations are not 16-byte aligned"):
-                _testing_cuda.wgrad(*common, name_of(width, stride, layout))
+                _testing_cuda.wgrad(*common, name_of("f32", width, stride, layout))
 
 
 # Of every way in which NCHW is copied: whole images of which channels are whole vectors or not, bands of rows that
@@ -153,26 +233,28 @@ STREAMED = {
 }
 
 
-@pytest.mark.parametrize("case", STREAMED)
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("width", GROUP_WIDTHS)
-def test_ways_to_stream_nchw(width, stride, case):
+QUICK_STREAMED = [(8, 2, "strips"), (16, 1, "half_sectors"), (16, 1, "elements"), (32, 1, "four_channels_together")]
+
+
+@pytest.mark.parametrize(("dtype", "width", "stride", "case"), rows_of(QUICK_STREAMED, [1, 2], STREAMED))
+def test_ways_to_stream_nchw(dtype, width, stride, case):
     n, h, w = STREAMED[case]
     channels = 32 + width  # the last block is not full
     problem = Problem(n, channels, h, w, channels, groups=channels // width, stride=(stride, stride))
-    check_exact("wgrad", problem, "f32", "NCHW", threads=2)
-    check_grad_bias(problem, "f32", "NCHW")
+    check_exact("wgrad", problem, dtype, "NCHW", threads=2)
+    check_grad_bias(problem, dtype, "NCHW")
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(
     problem=kernels.resnext_problems(),
+    dtype=st.sampled_from(["f32", "tf32"]),
     layout=st.sampled_from(LAYOUTS),
     weight=st.sampled_from(["KCRS", "KRSC"]),
     seed=st.integers(1, 8),
 )
-def test_random_problems(problem, layout, weight, seed):
-    check_exact("wgrad", problem, "f32", layout, weight, threads=seed)
+def test_random_problems(problem, dtype, layout, weight, seed):
+    check_exact("wgrad", problem, dtype, layout, weight, threads=seed)
 
 
 def probe(layout, name, seed):
@@ -183,7 +265,7 @@ def probe(layout, name, seed):
 
 
 @pytest.mark.parametrize("seed", range(1, 9))
-@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+@pytest.mark.parametrize("layout", ["nhwc", "nchw", "tf32_nhwc", "tf32_nchw"])
 @pytest.mark.parametrize(
     "bug",
     [

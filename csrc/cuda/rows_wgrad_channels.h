@@ -19,14 +19,14 @@
 // Banks. Lines lie an odd number of vectors apart, in an order that sets those side by side which a warp reads at once:
 // every second line of input, eight of them, and every fourth of grad_output. At the same column these are in banks 0,
 // 4, .. 28, and the tiles of a warp, 7 columns apart each, in the banks between them.
-#include "rows_wgrad_store.h"
+#include "rows_wgrad_mma.h"
 
 namespace resnext::cuda::rows_wgrad {
 
 // Floats of the ring of both tensors.
 template <class Gw>
 constexpr int ring_floats = Gw::width == 32   ? 15872
-                            : Gw::width < 16  ? 12160
+                            : Gw::span < 16   ? 12160
                             : Gw::stride == 2 ? 11200
                                               : 8000;
 
@@ -265,6 +265,44 @@ __device__ __forceinline__ void add_tile(Sums& sums, float (&bias)[own_biases<Gw
   }
 }
 
+// The same by tensor cores, for the columns that a lane has.
+template <class Gw>
+__device__ __forceinline__ void add_products(Sums& sums, float (&bias)[2], const Wgrad& g, const InputRows& rows,
+                                             const float* from, unsigned kept) {
+  Operand input, grad;
+  read_grad<Gw>(grad, from, 1, g.grad_stream.channel, kept, bias);
+#pragma unroll
+  for (int r = 0; r < taps; ++r) {
+    if (!rows.inside[r]) continue;
+#pragma unroll
+    for (int s = 0; s < taps; ++s) {
+      read_input<Gw>(input, rows.row[r] - 1, 1, rows.channel, kept, s);
+      multiply(sums[r], input, grad, kept, s);
+    }
+  }
+}
+
+// Where a thread reads: its first channel of input in the block, and where that begins in shared memory, and its first
+// channel of grad_output.
+struct Place {
+  int channel, input, grad;
+};
+
+template <class Gw>
+__device__ __forceinline__ Place place_of(const Wgrad& g, int tile_column) {
+  const Stream &in = g.input_stream, &out = g.grad_stream;
+  const int input = in.lead + Gw::stride * tile_column;
+  if constexpr (Gw::Form::mma) {
+    const int column = threadIdx.x % 4, pair = threadIdx.x % 32 / 4 * 2;
+    const int c = Gw::Form::template c_tile<Gw>(threadIdx.x) + pair, k = Gw::Form::template k_tile<Gw>(threadIdx.x);
+    return {c, channel_start(in, c) + input + Gw::stride * column, channel_start(out, k + pair) + tile_column + column};
+  } else {
+    const Pair pair = Nchw::pair<Gw>(Nchw::thread_of_tile<Gw>(threadIdx.x));
+    const int c = pair.k_vector / Gw::group_vectors * Gw::width + 2 * pair.c2;
+    return {c, channel_start(in, c) + input, channel_start(out, 4 * pair.k_vector) + tile_column};
+  }
+}
+
 // Sums the pixels of walks [first_walk, end) that the thread's tiles have.
 template <class Gw, class Sync>
 __device__ __forceinline__ void walk_channels(const Wgrad& g, int first_walk, int end, int first_channel, float* smem,
@@ -277,16 +315,16 @@ __device__ __forceinline__ void walk_channels(const Wgrad& g, int first_walk, in
     input_to += in.chunk;
     grad_to += out.chunk;
   }
-  const int tile = Nchw::tile<Gw>(threadIdx.x), tile_column = (tile & (g.segment_tiles - 1)) * tile_columns;
-  const Pair pair = Nchw::pair<Gw>(Nchw::thread_of_tile<Gw>(threadIdx.x));
-  const int channel = pair.k_vector / Gw::group_vectors * Gw::width + 2 * pair.c2;
-  const int input = channel_start(in, channel) + in.lead + Gw::stride * tile_column;
-  const int grad = channel_start(out, 4 * pair.k_vector) + tile_column;
-  const int first_row = first_channel + channel < g.channels ? tile * g.tile_rows / Gw::tiles : 1 << 29;  // of a step
+  const int tile = Gw::Form::template tile<Gw>(threadIdx.x);
+  const int tile_column = (tile & (g.segment_tiles - 1)) * tile_columns;
+  const Place place = place_of<Gw>(g, tile_column);
+  const bool there = first_channel + place.channel < g.channels;
+  const int first_row = there || Gw::Form::mma ? tile * g.tile_rows / Gw::tiles : 1 << 29;  // of a step
   for (int walk = first_walk; walk < end; ++walk) {
     const Run run = run_of(g, walk);
     const int q = run.column + tile_column;
     const Columns columns = {g.grad_columns - q, g.columns - Gw::stride * q + 1, q > 0};
+    const unsigned kept = Gw::Form::mma && there ? kept_columns<Gw>(q, columns.owned, g.columns) : 0;
     // `row`: the step's first of grad_output.
     for (int row = run.row - g.lag * g.band; row < run.row + g.run_rows; row += g.band) {
       Sync::template copies<Gw::ahead - 1>();
@@ -296,8 +334,12 @@ __device__ __forceinline__ void walk_channels(const Wgrad& g, int first_walk, in
       for (int p = row < run.row ? step_end : row + first_row; p < step_end; p += g.tile_rows) {
         const int dy = wrapped(out, wrapped_back(out, grad_to - out.since) + (p - row) * out.row);
         const int x = wrapped(in, wrapped_back(in, input_to - in.since - in.row) + Gw::stride * (p - row) * in.row);
-        add_tile<Gw>(sums, bias, g, input_rows<Gw>(g, smem + input, Gw::stride * p - 1, x), smem + grad + dy,
-                     pair.c2 % 4, columns);
+        const InputRows rows = input_rows<Gw>(g, smem + place.input, Gw::stride * p - 1, x);
+        const float* grad = smem + place.grad + dy;
+        if constexpr (Gw::Form::mma)
+          add_products<Gw>(sums, bias, g, rows, grad, kept);
+        else
+          add_tile<Gw>(sums, bias, g, rows, grad, place.channel / 2 % (Gw::width / 2) % 4, columns);
       }
       input_to = wrapped(in, input_to + in.chunk);
       grad_to = wrapped(out, grad_to + out.chunk);

@@ -49,8 +49,8 @@ namespace resnext::cuda::rows_wgrad {
 // Rows on their way, and the rows in use.
 template <class Gw>
 struct Ring {
-  float4 input[Gw::stages][Gw::stride][Gw::tiles * (Gw::stride * tile_columns + taps - Gw::stride) * Gw::vectors];
-  float4 grad[Gw::grad_stages][Gw::tiles * tile_columns * Gw::vectors];
+  float4 input[Gw::stages][Gw::stride][Gw::tiles * (Gw::stride * tile_columns + taps - Gw::stride) * Gw::input_pitch];
+  float4 grad[Gw::grad_stages][Gw::tiles * tile_columns * Gw::grad_pitch];
 };
 
 template <class Gw>
@@ -70,7 +70,8 @@ struct Tile {
   int owned;        // columns of grad_output, from the tile's first on
   int right;        // how many of them have a column of input to the right
   bool left;        // whether the first has one to the left
-  int input, grad;  // in a stage: the thread's first pair of floats, and vector
+  int input, grad;  // in a stage: the thread's first pair of floats, and vector; by tensor cores, first floats
+  unsigned kept;    // by tensor cores: see kept_columns
 };
 
 template <class Gw>
@@ -78,16 +79,28 @@ __device__ __forceinline__ Tile tile_of(const Wgrad& g, int walk) {
   const int tile = threadIdx.x / Gw::tile_threads, segment_index = tile / g.segment_tiles;
   const int tile_column = tile % g.segment_tiles * tile_columns;
   const Segment segment = segment_of<Gw>(g, walk);
-  const Pair pair = Nhwc::pair<Gw>(threadIdx.x % Gw::tile_threads);
-  const int channel = pair.k_vector * 4 / Gw::width * Gw::width + 2 * pair.c2, q = segment.column + tile_column;
+  const int q = segment.column + tile_column;
   Tile at;
   at.y = Gw::stride * segment.row - 1;
   at.rows = segment.rows;
   at.owned = segment.rows > 0 ? g.grad_columns - q : 0;
   at.left = q > 0;
   at.right = (g.columns - 2 + Gw::stride) / Gw::stride - q;
-  at.input = (segment_index * segment_columns<Gw>(g) + Gw::stride * tile_column) * 2 * Gw::vectors + channel / 2;
-  at.grad = tile * tile_columns * Gw::vectors + pair.k_vector;
+  const int input_column = segment_index * segment_columns<Gw>(g) + Gw::stride * tile_column;
+  const int grad_column = tile * tile_columns;
+  if constexpr (Gw::Form::mma) {
+    const int column = threadIdx.x % 4, channel = threadIdx.x % 32 / 4 * 2;
+    at.kept = kept_columns<Gw>(q, at.owned, g.columns);
+    at.input = (input_column + Gw::stride * column) * 4 * Gw::input_pitch + Gw::Form::template c_tile<Gw>(threadIdx.x);
+    at.grad = (grad_column + column) * 4 * Gw::grad_pitch + Gw::Form::template k_tile<Gw>(threadIdx.x);
+    at.input += channel;
+    at.grad += channel;
+  } else {
+    const Pair pair = Nhwc::pair<Gw>(threadIdx.x % Gw::tile_threads);
+    const int channel = pair.k_vector * 4 / Gw::width * Gw::width + 2 * pair.c2;
+    at.input = input_column * 2 * Gw::vectors + channel / 2;
+    at.grad = grad_column * Gw::vectors + pair.k_vector;
+  }
   return at;
 }
 
@@ -139,6 +152,50 @@ __device__ __forceinline__ void add_step(Sums& sums, const Wgrad& g, const Ring<
   }
 }
 
+// The rows of grad_output that a row of input meets, newest first, as tensor cores take them.
+template <class Gw>
+using Grads = Operand[4 - Gw::stride];
+
+// Adds the products of row `i` of input of a step. `whole`: every row of grad_output that it meets is there, else those
+// of steps from `first` to `last`, counted back from this one.
+template <class Gw, bool whole>
+__device__ __forceinline__ void add_products(Sums& sums, const Grads<Gw>& grads, const float* row, unsigned kept, int i,
+                                             int first, int last) {
+#pragma unroll
+  for (int s = 0; s < taps; ++s) {
+    Operand input;
+    read_input<Gw>(input, row, 4 * Gw::input_pitch, 1, kept, s);
+#pragma unroll
+    for (int r = i; r < taps; r += Gw::stride)
+      if (whole || (Gw::back(r) >= first && Gw::back(r) <= last)) multiply(sums[r], input, grads[Gw::back(r)], kept, s);
+  }
+}
+
+// Adds the products of a step by tensor cores, where rows of grad_output wait in registers.
+template <class Gw>
+__device__ __forceinline__ void add_products(Sums& sums, Grads<Gw>& grads, const Wgrad& g, const Ring<Gw>& ring,
+                                             const Tile& tile, int step, int stage, int grad_stage, float (&bias)[2]) {
+#pragma unroll
+  for (int row = 3 - Gw::stride; row > 0; --row)
+#pragma unroll
+    for (int j = 0; j < 4; ++j) grads[row][j] = grads[row - 1][j];
+  if (step < tile.rows) {
+    const float* row = reinterpret_cast<const float*>(ring.grad[grad_stage]);
+    read_grad<Gw>(grads[0], row + tile.grad, 4 * Gw::grad_pitch, 1, tile.kept, bias);
+  }
+  const int first = max(step - tile.rows + 1, 0), last = min(step, 3 - Gw::stride);
+#pragma unroll
+  for (int i = 0; i < Gw::stride; ++i) {
+    const int y = tile.y + Gw::stride * step + i;
+    if (y < 0 || y >= g.rows) continue;
+    const float* row = reinterpret_cast<const float*>(ring.input[stage][i]) + tile.input;
+    if (first == 0 && last == 3 - Gw::stride)
+      add_products<Gw, true>(sums, grads, row, tile.kept, i, first, last);
+    else
+      add_products<Gw, false>(sums, grads, row, tile.kept, i, first, last);
+  }
+}
+
 // Adds a row of grad_output, as it lies in its stage, to what the thread has of the bias.
 template <class Gw>
 __device__ __forceinline__ void add_bias(float4& bias, const float4* row) {
@@ -151,12 +208,13 @@ __device__ __forceinline__ void add_bias(float4& bias, const float4* row) {
 }
 
 // Sums the pixels of walks [first_walk, end) that the thread's tile has.
-template <class Gw, class Sync>
+template <class Gw, class Sync, class Bias>
 __device__ __forceinline__ void walk_rows(const Wgrad& g, int first_walk, int end, int first_channel, Ring<Gw>& ring,
-                                          Sums& sums, float4& bias) {
+                                          Sums& sums, Bias& bias) {
   Loader<Gw> loader(first_walk, end);
   for (int i = 0; i < Gw::ahead; ++i) loader.copy_next(g, first_channel, ring.input[i], ring.grad[i]);
   int stage = 0, grad_stage = 0;
+  [[maybe_unused]] Grads<Gw> grads = {};
   for (int walk = first_walk; walk < end; ++walk) {
     const Tile tile = tile_of<Gw>(g, walk);
     for (int step = 0; step < steps<Gw>(g); ++step) {
@@ -164,11 +222,15 @@ __device__ __forceinline__ void walk_rows(const Wgrad& g, int first_walk, int en
       Sync::row();
       loader.copy_next(g, first_channel, ring.input[wrapped<Gw::stages>(stage + Gw::ahead)],
                        ring.grad[wrapped<Gw::grad_stages>(grad_stage + Gw::ahead)]);
-      if (g.grad_bias && step < g.run_rows) add_bias<Gw>(bias, ring.grad[grad_stage]);
-      if (tile.owned >= tile_columns)
-        add_step<Gw, true>(sums, g, ring, tile, step, stage, grad_stage);
-      else if (tile.owned > 0)
-        add_step<Gw, false>(sums, g, ring, tile, step, stage, grad_stage);
+      if constexpr (Gw::Form::mma) {
+        if (tile.owned > 0) add_products<Gw>(sums, grads, g, ring, tile, step, stage, grad_stage, bias);
+      } else {
+        if (g.grad_bias && step < g.run_rows) add_bias<Gw>(bias, ring.grad[grad_stage]);
+        if (tile.owned >= tile_columns)
+          add_step<Gw, true>(sums, g, ring, tile, step, stage, grad_stage);
+        else if (tile.owned > 0)
+          add_step<Gw, false>(sums, g, ring, tile, step, stage, grad_stage);
+      }
       stage = wrapped<Gw::stages>(stage + 1);
       grad_stage = wrapped<Gw::grad_stages>(grad_stage + 1);
     }
@@ -179,21 +241,23 @@ template <int width, int stride, class Form, class Sync>
 __global__ void __launch_bounds__(Gw<width, stride, Form>::threads, Gw<width, stride, Form>::blocks)
     wgrad_rows(Wgrad g) {
   using Gw = Gw<width, stride, Form>;
-  auto& smem = dynamic_smem<Smem<Gw>>();
-  const int block = blockIdx.x % g.channel_blocks, slice = blockIdx.x / g.channel_blocks;
-  const int first_channel = block * Gw::channels, first_walk = slice * g.slice_walks;
-  const int end = min(first_walk + g.slice_walks, g.walks);
-  Sums sums = {};
-  if constexpr (Form::layout == Layout::nhwc) {
-    float4 bias = make_float4(0, 0, 0, 0);
-    walk_rows<Gw, Sync>(g, first_walk, end, first_channel, smem.ring, sums, bias);
-    add_tiles<Gw, Sync>(sums, bias, smem.totals);
-  } else {
-    float bias[own_biases<Gw>] = {};
-    walk_channels<Gw, Sync>(g, first_walk, end, first_channel, smem.ring.lines, sums, bias);
-    add_tiles<Gw, Sync>(sums, bias, smem.totals);
+  if constexpr (!Form::mma || architecture >= 80) {
+    auto& smem = dynamic_smem<Smem<Gw>>();
+    const int block = blockIdx.x % g.channel_blocks, slice = blockIdx.x / g.channel_blocks;
+    const int first_channel = block * Gw::channels, first_walk = slice * g.slice_walks;
+    const int end = min(first_walk + g.slice_walks, g.walks);
+    Sums sums = {};
+    if constexpr (Form::layout == Layout::nhwc) {
+      std::conditional_t<Form::mma, float[2], float4> bias = {};
+      walk_rows<Gw, Sync>(g, first_walk, end, first_channel, smem.ring, sums, bias);
+      add_tiles<Gw, Sync>(sums, bias, smem.totals);
+    } else {
+      float bias[own_biases<Gw>] = {};
+      walk_channels<Gw, Sync>(g, first_walk, end, first_channel, smem.ring.lines, sums, bias);
+      add_tiles<Gw, Sync>(sums, bias, smem.totals);
+    }
+    store_totals<Gw>(g, slice, block, smem.totals);
   }
-  store_totals<Gw>(g, slice, block, smem.totals);
 }
 
 }  // namespace resnext::cuda::rows_wgrad

@@ -32,6 +32,7 @@ struct Wgrad {
   int64_t row, grad_row, step, grad_step;  // NHWC: from a row of a tensor, or a thread's column, to the next
   Stream input_stream, grad_stream;        // NCHW
   int channels, rows, columns, grad_rows, grad_columns;
+  int k_vectors;  // of 4 output channels, in all blocks
   int channel_blocks, segments, strips, runs, run_rows, segment_tiles;
   int walks, slices, slice_walks;
   // NCHW: rows of grad_output in a step, and of these in tiles side by side; steps before the first product, of a walk.
@@ -48,8 +49,8 @@ struct Segment {
 
 // One of the two tensors as a thread copies it in NHWC: one vector of every `step`th column of a segment, which
 // `threads` threads share. A segment has `tile` columns for each
-// of its tiles, and `halo` more.
-template <class Gw, int vectors, int tile, int halo>
+// of its tiles, and `halo` more. In a stage columns are `pitch` vectors apart.
+template <class Gw, int vectors, int pitch, int tile, int halo>
 struct PixelRows {
   const float* next;  // the thread's first column of the next row
   int place;          // of the first in a stage
@@ -57,13 +58,22 @@ struct PixelRows {
 
   static constexpr int step = Gw::tile_threads / vectors, count = (tile + halo + step - 1) / step;
 
+  // The first column of a thread: of eight threads that copy together those with the second of two columns of 4 vectors
+  // have one half a turn of the banks further, whatever the pitch.
+  __device__ static int first(int thread) {
+    if (pitch == vectors || vectors == 8) return thread / vectors;
+    constexpr int bit = pitch % 2 == 0 ? 1 : 2;
+    const int at = thread / vectors;
+    return (at & ~(1 | 1 << bit)) | (at & 1) << bit | (at >> bit & 1);
+  }
+
   // Begins at (row, column), where `column` may be -1.
   __device__ __forceinline__ void start(const float* tensor, int channels, int first_channel, int rows, int columns,
                                         const Segment& segment, int row, int column, int threads, int segment_columns) {
-    const int vector = threadIdx.x % vectors, at = threadIdx.x % threads / vectors;
+    const int vector = threadIdx.x % vectors, at = first(threadIdx.x % threads);
     const int64_t pixel = (static_cast<int64_t>(segment.image) * rows + row) * columns + column + at;
     next = tensor + pixel * channels + first_channel + 4 * vector;
-    place = (static_cast<int>(threadIdx.x) / threads * segment_columns + at) * vectors + vector;
+    place = (static_cast<int>(threadIdx.x) / threads * segment_columns + at) * pitch + vector;
     inside = 0;
 #pragma unroll
     for (int i = 0; i < count; ++i) {
@@ -80,7 +90,7 @@ struct PixelRows {
     const float* from = next;
     float4* to = stage + place;
 #pragma unroll
-    for (int i = 0; i < count; ++i, from += step, to += threads)
+    for (int i = 0; i < count; ++i, from += step, to += threads / vectors * pitch)
       if ((inside & 1u << i) != 0) ptx::cp_async<16>(to, from, there && (inside & 1u << (i + 16)) != 0 ? 16 : 0);
   }
 };
@@ -93,6 +103,7 @@ struct Pair {
 // The layout of both activation tensors, and how the threads of a block share its tiles and weights.
 struct Nhwc {
   static constexpr Layout layout = Layout::nhwc;
+  static constexpr bool mma = false;
 
   template <class Gw>
   __device__ static int tile(int thread) {
@@ -114,6 +125,7 @@ struct Nhwc {
 
 struct Nchw {
   static constexpr Layout layout = Layout::nchw;
+  static constexpr bool mma = false;
 
   // Eight lanes have pairs of input channels next to one another, four times, for each output vector that their groups
   // have or, in narrow groups, for several tiles.
@@ -136,20 +148,66 @@ struct Nchw {
   }
 };
 
-// The sizes for one width of groups, one stride and one layout, Nhwc or Nchw.
+// Either of them for tensor cores (rows_wgrad_mma.h): a warp has 16 output channels and 16 input channels of a tile.
+template <class Tensors>
+struct Tf32 {
+  static constexpr Layout layout = Tensors::layout;
+  static constexpr bool mma = true;
+
+  template <class Gw>
+  __device__ static int tile(int thread) {
+    return thread / Gw::tile_threads;
+  }
+
+  template <class Gw>
+  __device__ static int thread_of_tile(int thread) {
+    return thread % Gw::tile_threads;
+  }
+
+  // The first input and the first output channel of a thread's warp.
+  template <class Gw>
+  __device__ static int c_tile(int thread) {
+    return thread % Gw::tile_threads / 32 % (Gw::span / 16) * 16;
+  }
+
+  template <class Gw>
+  __device__ static int k_tile(int thread) {
+    return thread % Gw::tile_threads / 32 / (Gw::span / 16) * 16;
+  }
+
+  // What accumulators of mma have in a lane. In groups of 8 half of the lanes have products of two groups.
+  template <class Gw>
+  __device__ static Pair pair(int thread) {
+    const int lane = thread % 32;
+    return {k_tile<Gw>(thread) / 4 + lane % 4, c_tile<Gw>(thread) / 2 + lane / 4 % (Gw::width == 8 ? 4 : 8)};
+  }
+
+  template <class Gw>
+  __device__ static bool wanted(int thread) {
+    return Gw::width > 8 || thread % 32 / 16 == thread % 4 / 2;
+  }
+};
+
+// The sizes for one width of groups, one stride and one layout, Nhwc or Nchw, or Tf32 of it.
 template <int group_width, int map_stride, class Tensors>
 struct Gw {
   using Form = Tensors;
   static constexpr int width = group_width, stride = map_stride;
-  static constexpr int vectors = width == 16 ? 4 : 8;  // of 4 output channels, and of 4 input channels, in a block
+  static constexpr int span = Form::mma && width < 16 ? 16 : width;  // input channels that an output channel meets
+  static constexpr int vectors = span == 16 ? 4 : 8;  // of 4 output channels, and of 4 input channels, in a block
   static constexpr int channels = 4 * vectors, group_vectors = width / 4;
-  static constexpr int tiles = width == 32 || (stride == 2 && width < 16) ? 4 : 8;  // as leave room for other blocks
-  static constexpr int tile_threads = vectors * width / 2, threads = tiles * tile_threads;
+  static constexpr int tiles = span == 32 || (stride == 2 && span < 16) ? 4 : 8;  // as leave room for other blocks
+  static constexpr int tile_threads = vectors * span / 2, threads = tiles * tile_threads;
   static constexpr int blocks = threads < 128    ? 4  // that the registers of a multiprocessor must hold
                                 : threads == 128 ? (Form::layout == Layout::nhwc ? 4 : 3)
                                                  : 512 / threads;
-  static constexpr int ahead = width < 16 || stride == 2 ? 1 : 2;  // steps being copied while one is in use
-  static constexpr int elements = width * taps * taps;             // weights of an output channel
+  static constexpr int ahead = span < 16 || stride == 2 ? 1 : 2;  // steps being copied while one is in use
+  static constexpr int elements = width * taps * taps;            // weights of an output channel
+
+  // Vectors from a column to the next in NHWC: for tensor cores such that four columns, of grad_output or those of
+  // input that meet them, begin 8 banks apart.
+  static constexpr int grad_pitch = Form::mma ? vectors + 2 : vectors;
+  static constexpr int input_pitch = Form::mma ? vectors + 3 - stride : vectors;
 
   // In NHWC, tap row r meets the row of grad_output of this many steps before.
   static constexpr int back(int r) { return r / stride; }
@@ -182,8 +240,8 @@ template <class Gw>
 struct Loader {
   int walk, end, step = 0;
   int y, rows;  // the next row of input, and the rows of grad_output in the segment
-  PixelRows<Gw, Gw::vectors, Gw::stride * tile_columns, taps - Gw::stride> input;
-  PixelRows<Gw, Gw::vectors, tile_columns, 0> grad;
+  PixelRows<Gw, Gw::vectors, Gw::input_pitch, Gw::stride * tile_columns, taps - Gw::stride> input;
+  PixelRows<Gw, Gw::vectors, Gw::grad_pitch, tile_columns, 0> grad;
 
   __device__ __forceinline__ Loader(int first, int end) : walk(first), end(end) {}
 

@@ -45,7 +45,7 @@ int plan_stream(const Wgrad& g, Stream& s, int start, int rows, int columns, int
   s.ring = whole ? (Gw::ahead + 1) * s.chunk : ring_rows * s.row;
   s.since = (s.behind + Gw::ahead) * s.chunk;
   s.pitch = s.ring % 8 == 4 ? s.ring : s.ring + 4;
-  s.mix = input ? 2 : 4;
+  s.mix = input || Gw::Form::mma ? 2 : 4;
   if (s.line > 1 || s.together % s.mix != 0) s.mix = 1;
   s.mix_pitch = s.lines / s.mix * s.pitch + (s.mix == 4 && s.lines == 32 ? 16 : 0);
   s.channel = s.line > 1 ? plane : s.mix > 1 ? s.mix_pitch : s.pitch;
@@ -98,6 +98,7 @@ Wgrad cut(const ConvShape& shape) {
   g.grad_rows = static_cast<int>(shape.p());
   g.grad_columns = static_cast<int>(shape.q());
   g.channel_blocks = static_cast<int>(blocks_for(shape.k, Gw::channels));
+  g.k_vectors = g.channel_blocks * Gw::vectors;
   g.segment_tiles = 1;
   while (g.segment_tiles < Gw::tiles && g.segment_tiles * tile_columns < g.grad_columns) g.segment_tiles *= 2;
   g.strips = static_cast<int>(blocks_for(g.grad_columns, g.segment_tiles * tile_columns));
@@ -144,31 +145,38 @@ void launch_wgrad(const Wgrad& g, void* stream) {
            {finish_threads}, 0, stream, g);
 }
 
-template <Layout layout>
-using FormOf = std::conditional_t<layout == Layout::nhwc, Nhwc, Nchw>;
+// The sizes of an entry. `products`: 0 by plain floats, 1 of TF32 numbers.
+template <int width, int stride, Layout layout, int products>
+struct Entry {
+  using Plain = std::conditional_t<layout == Layout::nhwc, Nhwc, Nchw>;
+  using Sizes = Gw<width, stride, std::conditional_t<products == 0, Plain, Tf32<Plain>>>;
+};
 
 }  // namespace resnext::cuda::rows_wgrad
 
 namespace resnext::cuda {
 
-template <int width, int stride, Layout layout>
+template <int width, int stride, Layout layout, int products>
 const char* rows_wgrad_why_not(const Problem& problem) {
   const ConvShape& s = problem.shape;
-  if (const char* reason = padded_3x3_why_not(problem, DType::f32, layout, width, stride)) return reason;
+  auto* why_not = products == 0 ? padded_3x3_why_not : padded_3x3_mma_why_not;
+  if (const char* reason = why_not(problem, DType::f32, layout, width, stride)) return reason;
+  if (products == 1 && !problem.allow_tf32) return "TF32 is not allowed";
   if (s.c >= 1 << 30 || s.h >= 1 << 30 || s.w >= 1 << 30) return "an axis has 2^30 elements";
   if (layout == Layout::nchw && s.h * s.w >= 1 << 25) return "maps have 2^25 pixels";
   if (s.n * s.p() >= (int64_t(1) << 30) / s.q()) return "there are 2^30 output pixels";
   return nullptr;
 }
 
-template <int width, int stride, Layout layout>
+template <int width, int stride, Layout layout, int products>
 int64_t rows_wgrad_workspace(const Problem& problem, int) {
-  return rows_wgrad::workspace_bytes<rows_wgrad::Gw<width, stride, rows_wgrad::FormOf<layout>>>(problem.shape);
+  using Gw = typename rows_wgrad::Entry<width, stride, layout, products>::Sizes;
+  return rows_wgrad::workspace_bytes<Gw>(problem.shape);
 }
 
-template <int width, int stride, Layout layout>
+template <int width, int stride, Layout layout, int products>
 void rows_wgrad_run(const WgradArgs& args) {
-  using Gw = rows_wgrad::Gw<width, stride, rows_wgrad::FormOf<layout>>;
+  using Gw = typename rows_wgrad::Entry<width, stride, layout, products>::Sizes;
   rows_wgrad::Wgrad g = rows_wgrad::cut<Gw>(args.problem.shape);
   g.input = static_cast<const float*>(args.input);
   g.grad_output = static_cast<const float*>(args.grad_output);
@@ -184,10 +192,10 @@ void rows_wgrad_run(const WgradArgs& args) {
   rows_wgrad::launch_wgrad<Gw>(g, args.launch.stream);
 }
 
-template <int width, int stride, Layout layout>
+template <int width, int stride, Layout layout, int products>
 KernelEntry<WgradArgs> rows_wgrad_entry(const char* name) {
-  return {name, rows_wgrad_why_not<width, stride, layout>, rows_wgrad_workspace<width, stride, layout>,
-          rows_wgrad_run<width, stride, layout>};
+  return {name, rows_wgrad_why_not<width, stride, layout, products>,
+          rows_wgrad_workspace<width, stride, layout, products>, rows_wgrad_run<width, stride, layout, products>};
 }
 
 }  // namespace resnext::cuda

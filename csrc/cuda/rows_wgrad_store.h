@@ -24,7 +24,8 @@ __device__ __forceinline__ void add(float4& sum, const float4& value) {
   sum.w += value.w;
 }
 
-// A thread's sums over its tile: [r][s][input channel of the pair][output channel of the vector].
+// A thread's sums over its tile: [r][s][input channel of the pair][output channel of the vector]. Of tensor cores:
+// [r][s][half of the vector's channels, odd or even][the other half of mma's accumulator, by input channel].
 using Sums = float[taps][taps][2][4];
 
 // Where the tiles' sums are added up, in the place of the ring.
@@ -35,15 +36,16 @@ struct Totals {
   static constexpr int at_once = Gw::width == 32 ? 2 : 2 * taps;  // sums of a thread, to fit into 64 KB
   float4 part[Gw::tiles][at_once][Gw::tile_threads];
   float4 result[Gw::vectors * pitch];
-  static constexpr int bias_rows = nhwc ? Gw::threads / 32 : Gw::tiles;  // warps, or tiles
+  static constexpr int bias_rows = nhwc && !Gw::Form::mma ? Gw::threads / 32 : Gw::tiles;  // warps, or tiles
   float4 bias[bias_rows][Gw::vectors];
 
   // Where the four results of an output vector and an element (c * 9 + tap) lie: neighbours are close to one another,
   // and what eight threads write at a time, four vectors of two pairs of c or two vectors of four pairs (NCHW: eight
   // pairs of one vector or more), is in different banks.
   __device__ static int place(int k_vector, int element) {
-    const int skew = nhwc ? k_vector % 2 + k_vector / 2 % 2 * 4
-                          : k_vector / Gw::group_vectors * Gw::width / 8 % 2 + element / (8 * taps * taps);
+    const int skew = nhwc || Gw::Form::mma
+                         ? k_vector % 2 + k_vector / 2 % 2 * 4
+                         : k_vector / Gw::group_vectors * Gw::width / 8 % 2 + element / (8 * taps * taps);
     return k_vector * pitch + skew + element;
   }
 };
@@ -58,17 +60,38 @@ __device__ __forceinline__ void put_bias(float4 bias, int thread, Totals<Gw>& to
   if (thread % 32 < Gw::vectors) totals.bias[thread / 32][thread % 32] = bias;
 }
 
-// NCHW: the channels that the threads of a tile share out, whole.
+// NCHW: the channels that the threads of a tile share out, whole. Tensor cores: the columns of two channels that a lane
+// has.
 template <class Gw>
-constexpr int own_biases = Gw::width == 4 ? 2 : 1;
+constexpr int own_biases = Gw::width == 4 || Gw::Form::mma ? 2 : 1;
 
 template <class Gw>
 __device__ __forceinline__ void put_bias(const float (&bias)[own_biases<Gw>], int thread, Totals<Gw>& totals) {
+  if constexpr (Gw::Form::mma) {
+    float* row = reinterpret_cast<float*>(totals.bias[Gw::Form::template tile<Gw>(thread)]);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      float sum = bias[i];
+#pragma unroll
+      for (int flip = 1; flip < 4; flip *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, flip);
+      if (thread % 4 == 0 && Gw::Form::template c_tile<Gw>(thread) == 0)
+        row[Gw::Form::template k_tile<Gw>(thread) + thread % 32 / 4 * 2 + i] = sum;
+    }
+    return;
+  }
   const Pair pair = Nchw::pair<Gw>(Nchw::thread_of_tile<Gw>(thread));
   float* row = reinterpret_cast<float*>(&totals.bias[Nchw::tile<Gw>(thread)][pair.k_vector]);
 #pragma unroll
   for (int i = 0; i < own_biases<Gw>; ++i)
     if (pair.c2 < 4) row[pair.c2 + 2 * i] = bias[i];
+}
+
+// A thread's sums of four output channels, for a tap and the cth input channel of its pair.
+template <class Gw>
+__device__ __forceinline__ float4 sum_of(const Sums& sums, int tap, int c) {
+  const auto& sum = sums[tap / taps][tap % taps];
+  if constexpr (Gw::Form::mma) return make_float4(sum[0][2 * c], sum[1][2 * c], sum[0][2 * c + 1], sum[1][2 * c + 1]);
+  return make_float4(sum[c][0], sum[c][1], sum[c][2], sum[c][3]);
 }
 
 // Adds up the tiles' sums in order, some at a time, and what the threads have of the bias.
@@ -84,14 +107,12 @@ __device__ __forceinline__ void add_tiles(const Sums& sums, const Bias& bias, To
   for (int first = 0; first < 2 * taps * taps; first += at_once) {
     if (first > 0) Sync::before_sums();
 #pragma unroll
-    for (int j = 0; j < at_once; ++j) {
-      const int tap = (first + j) / 2;
-      const float (&sum)[4] = sums[tap / taps][tap % taps][j % 2];
-      totals.part[tile][j][thread] = make_float4(sum[0], sum[1], sum[2], sum[3]);
-    }
+    for (int j = 0; j < at_once; ++j) totals.part[tile][j][thread] = sum_of<Gw>(sums, (first + j) / 2, j % 2);
     Sync::after_sums();
     for (int at = own; at < at_once * Gw::tile_threads; at += Gw::threads) {
       const int j = at / Gw::tile_threads;
+      if constexpr (Gw::Form::mma)
+        if (!Gw::Form::template wanted<Gw>(at)) continue;
       const Pair pair = Gw::Form::template pair<Gw>(at % Gw::tile_threads);
       float4 total = totals.part[0][j][at % Gw::tile_threads];
 #pragma unroll
@@ -124,13 +145,13 @@ __device__ __forceinline__ float* weight_at(const Wgrad& g, int k, Element at) {
 
 template <class Gw>
 __host__ __device__ int64_t weight_vectors(const Wgrad& g) {
-  return int64_t(g.channel_blocks) * Gw::vectors * Gw::elements;
+  return int64_t(g.k_vectors) * Gw::elements;
 }
 
 // Vectors of a slice in the workspace.
 template <class Gw>
 __host__ __device__ int64_t slice_vectors(const Wgrad& g) {
-  return weight_vectors<Gw>(g) + g.channel_blocks * Gw::vectors;
+  return weight_vectors<Gw>(g) + g.k_vectors;
 }
 
 // Writes the results, or to the workspace if there are more slices to be added.

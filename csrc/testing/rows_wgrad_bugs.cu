@@ -92,7 +92,8 @@ bool write_plan(const void* sizes, void* output) {
 template <class Form, int stride>
 bool write_plan(const std::string& width, const void* sizes, void* output) {
   using namespace cuda::rows_wgrad;
-  if (width == "4") return write_plan<Gw<4, stride, Form>>(sizes, output);
+  if constexpr (!Form::mma)
+    if (width == "4") return write_plan<Gw<4, stride, Form>>(sizes, output);
   if (width == "8") return write_plan<Gw<8, stride, Form>>(sizes, output);
   if (width == "16") return write_plan<Gw<16, stride, Form>>(sizes, output);
   return write_plan<Gw<32, stride, Form>>(sizes, output);
@@ -109,6 +110,12 @@ bool launch_rows_wgrad_probe(const std::string& name, const void* input, void* o
   if (starts("rows_wgrad/plan/nhwc/2/")) return write_plan<Nhwc, 2>(last, input, output);
   if (starts("rows_wgrad/plan/nchw/1/")) return write_plan<Nchw, 1>(last, input, output);
   if (starts("rows_wgrad/plan/nchw/2/")) return write_plan<Nchw, 2>(last, input, output);
+  if (starts("rows_wgrad/plan/tf32_nhwc/1/")) return write_plan<Tf32<Nhwc>, 1>(last, input, output);
+  if (starts("rows_wgrad/plan/tf32_nhwc/2/")) return write_plan<Tf32<Nhwc>, 2>(last, input, output);
+  if (starts("rows_wgrad/plan/tf32_nchw/1/")) return write_plan<Tf32<Nchw>, 1>(last, input, output);
+  if (starts("rows_wgrad/plan/tf32_nchw/2/")) return write_plan<Tf32<Nchw>, 2>(last, input, output);
+  if (starts("rows_wgrad/tf32_nhwc/")) return run<Gw<8, 1, Tf32<Nhwc>>>(last, input, output, stream);
+  if (starts("rows_wgrad/tf32_nchw/")) return run<Gw<8, 1, Tf32<Nchw>>>(last, input, output, stream);
   if (starts("rows_wgrad/nhwc/")) return run<Gw<8, 1, Nhwc>>(last, input, output, stream);
   if (starts("rows_wgrad/nchw/")) return run<Gw<8, 1, Nchw>>(last, input, output, stream);
   return false;

@@ -1,0 +1,13 @@
+// The row-streaming wgrad for NCHW by TF32; see rows_wgrad_mma.h.
+#include "rows_wgrad_plan.h"
+
+namespace resnext::cuda {
+
+template KernelEntry<WgradArgs> rows_wgrad_entry<8, 1, Layout::nchw, 1>(const char*);
+template KernelEntry<WgradArgs> rows_wgrad_entry<16, 1, Layout::nchw, 1>(const char*);
+template KernelEntry<WgradArgs> rows_wgrad_entry<32, 1, Layout::nchw, 1>(const char*);
+template KernelEntry<WgradArgs> rows_wgrad_entry<8, 2, Layout::nchw, 1>(const char*);
+template KernelEntry<WgradArgs> rows_wgrad_entry<16, 2, Layout::nchw, 1>(const char*);
+template KernelEntry<WgradArgs> rows_wgrad_entry<32, 2, Layout::nchw, 1>(const char*);
+
+}  // namespace resnext::cuda

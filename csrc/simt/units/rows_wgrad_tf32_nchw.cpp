@@ -1,0 +1,1 @@
+#include "cuda/rows_wgrad_tf32_nchw.cu"
