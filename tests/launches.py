@@ -130,16 +130,11 @@ def wgrad_kernels():
     for width in (4, 8, 16, 32):
         for stride in (1, 2):
             for layout in ("Nhwc", "Nchw"):
-                threads, integers = wgrad_launch(
-                    width, stride, layout, 2 if layout == "Nhwc" else 4, 2 * stride, 8 * stride
-                )
-                yield (
-                    f"rows_wgrad_{layout.lower()}",
-                    f"wgrad_rows<{width}, {stride}, {layout}, Sync>",
-                    threads,
-                    65536,
-                    integers,
-                )
+                for kind, form in (("", layout), ("tf32_", f"Tf32<{layout}>"))[: 1 if width == 4 else 2]:
+                    images = 2 if layout == "Nhwc" else 4
+                    threads, integers = wgrad_launch(width, stride, kind + layout, images, 2 * stride, 8 * stride)
+                    name = f"wgrad_rows<{width}, {stride}, {form}, Sync>"
+                    yield f"rows_wgrad_{kind}{layout.lower()}", name, threads, 65536, integers
 
 
 def mma_wgrad_kernels():

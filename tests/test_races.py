@@ -59,7 +59,8 @@ FAULTY_ROWS = {
     "Spread<8>": rows_launch(8, (4, 30), (8, 60), tiles=4, images=1),
 }
 ROWS_FAULTS = ("NoBarrierAfterWeights", "NoSyncwarp", "NoAsyncWait", "AsyncWaitTooLax")
-FAULTY_WGRAD = {layout: wgrad_launch(8, 1, layout, 1, 4, 28) for layout in ("Nhwc", "Nchw")}
+FAULTY_WGRAD = {f"Tf32<{layout}>": wgrad_launch(8, 1, f"tf32_{layout}", 1, 4, 28) for layout in ("Nhwc", "Nchw")}
+FAULTY_WGRAD |= {f"8, 1, {layout}": wgrad_launch(8, 1, layout, 1, 4, 28) for layout in ("Nhwc", "Nchw")}
 FAULTY_LINES = {
     "Gather<8, 1>": (128, lines_launch("Gather<8, 1>", 2, 5, 9)),
     "Gather<4, 1>": (128, lines_launch("Gather<4, 1>", 2, 5, 17)),
@@ -85,7 +86,7 @@ FAULTS = [
     ("bug_probes", "barriers<barrier_in_a_branch>", "not_wellsynced"),
     *(
         ("rows_wgrad_bugs", f"wgrad_rows<8, 1, {layout}, {fault}>", "potential_race")
-        for layout in FAULTY_WGRAD
+        for layout in ("Nhwc", "Nchw", "Tf32<Nhwc>", "Tf32<Nchw>")
         for fault in WGRAD_FAULTS
     ),
     *(

@@ -209,9 +209,9 @@ struct Gw {
   static constexpr int grad_pitch = Form::mma ? vectors + 2 : vectors;
   static constexpr int input_pitch = Form::mma ? vectors + 3 - stride : vectors;
 
-  // In NHWC, tap row r meets the row of grad_output of this many steps before.
+  // In NHWC, tap row r meets the row of grad_output of this many steps before, which tensor cores keep in registers.
   static constexpr int back(int r) { return r / stride; }
-  static constexpr int stages = ahead + 1, grad_stages = ahead + 1 + back(taps - 1);
+  static constexpr int stages = ahead + 1, grad_stages = Form::mma ? stages : stages + back(taps - 1);
 };
 
 // A step brings one row of grad_output and `stride` rows of input, the last steps of a run only input.
