@@ -98,11 +98,19 @@ constexpr int resident_blocks =
 template <class T, class Kind, bool fused, class Sync>
 __global__ void __launch_bounds__(threads, resident_blocks<Kind, fused>) stream_planes(Planes g) {
   if constexpr (architecture >= 80) {
-    uint4* zero = &dynamic_smem<Smem>().zero;
-    uint4 *stages = zero + Kind::zeros, *results = stages + 2 * g.stage_vectors;
+    auto& smem = dynamic_smem<Smem>();
+    uint4* zero = &smem.zero;
+    uint4 *stages = zero + fixed_vectors, *results = stages + 2 * g.stage_vectors;
     const Channels<Kind> channels(g);
-    copy_unit<Kind, T>(g, channels, 0, stages);
-    if (Kind::zeros > 0 && threadIdx.x == 0) *zero = make_uint4(0, 0, 0, 0);
+    const Own computed = own_units(g);
+    copy_unit<Kind, T>(g, channels, computed, 0, stages);
+    if (threadIdx.x == 0) {
+      if (Kind::floats)
+        smem.own = computed;
+      else
+        *zero = make_uint4(0, 0, 0, 0);
+    }
+    const Own& units = Kind::floats ? smem.own : computed;
     Weights<Kind> weights;
     load_weights<Kind, T, Sync>(g, channels, results, weights);
     const auto channel = Channel<Kind>::template at<T>(g, channels);
@@ -110,19 +118,20 @@ __global__ void __launch_bounds__(threads, resident_blocks<Kind, fused>) stream_
     int current = 0;
     float watch = 0;  // in floats: NaN after sums that are not finite
 #pragma unroll 1
-    for (int own = 0; own < own_units(g); ++own, current ^= g.stage_vectors) {
-      copy_unit<Kind, T>(g, channels, own + 1, stages + (current ^ g.stage_vectors));
+    for (int own = 0; own < units.count; ++own, current ^= g.stage_vectors) {
+      copy_unit<Kind, T>(g, channels, units, own + 1, stages + (current ^ g.stage_vectors));
       Sync::template copies<1>();
       Sync::unit();
-      const Unit unit = Unit::at<Kind>(g, first_unit(g) + own);
+      const Unit unit = Unit::at<Kind>(g, units.first + own);
       if constexpr (Kind::floats)
         make_unit_of_floats<Kind>(g, channel, unit, weights, stages + current, staged, watch);
       else
         make_unit<Kind, T, fused>(g, channels, channel, unit, weights, zero, stages + current, staged);
       Sync::results();
-      store_unit<Kind, T>(g, channels, unit, staged);
+      store_unit<Kind, T>(g, channels, Kind::floats ? Unit::at<Kind>(g, units.first + own) : unit, staged);
     }
-    if constexpr (Kind::floats && Sync::mends) mend<Kind, Sync>(g, channels, watch, reinterpret_cast<int*>(stages));
+    if constexpr (Kind::floats && Sync::mends)
+      mend<Kind, Sync>(g, channels, units, watch, reinterpret_cast<int*>(stages));
   }
 }
 
@@ -131,7 +140,7 @@ void launch_planes(Planes g, void* stream, int least_walk = 1) {
   plan<Kind>(g);
   g.walk = std::max(g.walk, least_walk);
   const int64_t count = g.channel_blocks * blocks_for(g.units, g.walk);
-  const int vectors = Kind::zeros + 2 * g.stage_vectors + g.result_vectors;
+  const int vectors = fixed_vectors + 2 * g.stage_vectors + g.result_vectors;
   if (count == 0) return;
   if (Kind::spread == 1 && g.scale && !Kind::floats)  // which finish where they store
     launch(stream_planes < T, Kind, Kind::spread == 1 && !Kind::floats, Sync >, {count}, {threads},

@@ -6,8 +6,18 @@
 
 namespace resnext::cuda::mma_nchw {
 
+// The units that a block makes.
+struct Own {
+  int64_t first;
+  int count;
+};
+
 struct Smem {
-  uint4 zero;  // and behind it the two stages and the results
+  union {
+    uint4 zero;
+    Own own;  // in floats, where registers are short
+  };
+  // and behind it the two stages and the results
 };
 
 // What keeps the threads in order; a parameter of the kernel so that tests can leave one out.
@@ -29,7 +39,7 @@ struct Channels {
   int first, count;
   __device__ __forceinline__ explicit Channels(const Planes& g) {
     first = static_cast<int>(blockIdx.x % static_cast<unsigned>(g.channel_blocks)) * Kind::channels;
-    count = min(Kind::channels, g.channels - first);
+    count = Kind::width < 8 ? min(Kind::channels, g.channels - first) : Kind::channels;
   }
 };
 
@@ -50,13 +60,9 @@ struct Unit {
   }
 };
 
-__device__ __forceinline__ int64_t first_unit(const Planes& g) {
-  return static_cast<int64_t>(blockIdx.x / static_cast<unsigned>(g.channel_blocks)) * g.walk;
-}
-
-// How many units the block makes.
-__device__ __forceinline__ int own_units(const Planes& g) {
-  return static_cast<int>(min(static_cast<int64_t>(g.walk), g.units - first_unit(g)));
+__device__ __forceinline__ Own own_units(const Planes& g) {
+  const int64_t first = static_cast<int64_t>(blockIdx.x / static_cast<unsigned>(g.channel_blocks)) * g.walk;
+  return {first, static_cast<int>(min(static_cast<int64_t>(g.walk), g.units - first))};
 }
 
 // Starts the copies of a unit's source, each of `vector` pixels. cp.async copies 4 bytes at the least: 16-bit maps of
@@ -90,9 +96,10 @@ __device__ __forceinline__ void copy_rows(const Planes& g, const Channels<Kind>&
 
 // Starts the copies of a unit's source, if there is one, and makes a group of them.
 template <class Kind, class T>
-__device__ __forceinline__ void copy_unit(const Planes& g, const Channels<Kind>& channels, int own, uint4* stage) {
-  if (own < own_units(g)) {
-    const Unit unit = Unit::at<Kind>(g, first_unit(g) + own);
+__device__ __forceinline__ void copy_unit(const Planes& g, const Channels<Kind>& channels, const Own& units, int own,
+                                          uint4* stage) {
+  if (own < units.count) {
+    const Unit unit = Unit::at<Kind>(g, units.first + own);
     T* to = reinterpret_cast<T*>(stage);
     if (!Kind::floats && g.copy_vector == 8)
       copy_rows<Kind, T, Kind::floats ? 4 : 8>(g, channels, unit, to);

@@ -16,6 +16,7 @@ using rows_nchw::split;
 constexpr int taps = 3, tile_columns = 8;  // of an mma tile; and 16-bit pixels of a 16-byte vector
 constexpr int threads = 256, warps = threads / 32;
 constexpr int most_bytes = 96 * 1024;  // of shared memory, for a block
+constexpr int fixed_vectors = 1;       // in front
 
 // What differs between group widths. A warp makes 8 channels (two groups of 4, or one of 8) of two rows at a time, or
 // 16 channels of a larger group. Of these rows or eights of channels, its two halves, a lane has one each.
@@ -34,7 +35,7 @@ struct Width {
   static constexpr int step_sources = std::min(width, 16);                // source channels of an mma
   static constexpr int registers = fragments;                             // the same when a warp has them
   static constexpr int cell = tile_columns, vector_pixels = 8;            // pitches are in cells, of so many pixels
-  static constexpr int zeros = 1, usual_bytes = 48 * 1024;                // vectors in front; of a block
+  static constexpr int usual_bytes = 48 * 1024;                           // of a block
 };
 
 // Kernels that gather: a result reads three source rows and columns, `stride` apart from those of the next one.
@@ -125,7 +126,7 @@ int result_vectors_of(const Planes& g, int images, int unit_rows) {
 
 template <class Kind>
 int64_t bytes_of_unit(const Planes& g, int images, int unit_rows) {
-  const int64_t vectors = Kind::zeros + 2 * int64_t{stage_vectors_of<Kind>(g, images, unit_rows)} +
+  const int64_t vectors = fixed_vectors + 2 * int64_t{stage_vectors_of<Kind>(g, images, unit_rows)} +
                           result_vectors_of<Kind>(g, images, unit_rows);
   return 16 * vectors;
 }

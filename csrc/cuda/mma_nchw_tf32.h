@@ -30,9 +30,9 @@ struct Tf32 : Halves {
   static constexpr int rows = 1, warp_channels = 8, parts = width / 8, steps = width / 8, step_sources = 8;
   static constexpr int half_channels = 4;
   static constexpr int fragments = 2 * taps * taps, registers = products == 3 ? 2 * fragments : fragments;
-  static constexpr int cell = 1, vector_pixels = 4, zeros = 0;
-  // Three blocks of an H100, two of an A100; a plane of 28x28 in 8 channels, or four of 7x7 in 32.
-  static constexpr int usual_bytes = 75 * 1024;
+  static constexpr int cell = 1, vector_pixels = 4;
+  // Two blocks of an A100 or one of the smaller GPUs; a plane of 28x28 in 8 channels, or four of 7x7 in 32.
+  static constexpr int usual_bytes = 80 * 1024;
   static constexpr int blocks = steps * products >= 4 ? 1 : 2;
 
   // How far beside a lane's pixel a tap column reads, and to which of its sums tap rows and columns add.
@@ -230,16 +230,18 @@ __device__ __forceinline__ float result_at(const Planes& g, int64_t image, int p
 // Makes those of the block's results once more that are not finite, if a warp has had such sums. With one product only
 // those in the first and last columns can be wrong. `flags`: shared memory that nobody reads any more.
 template <class Kind, class Sync>
-__device__ __forceinline__ void mend(const Planes& g, const Channels<Kind>& channels, float watch, int* flags) {
+__device__ __forceinline__ void mend(const Planes& g, const Channels<Kind>& channels, const Own& units, float watch,
+                                     int* flags) {
   const bool special = __any_sync(0xffffffffu, !is_finite(watch));
   if (threadIdx.x % 32 == 0) flags[threadIdx.x / 32] = special;
   Sync::stored();
   bool any = false;
+#pragma unroll 1
   for (int i = 0; i < warps; ++i) any |= flags[i] != 0;
   if (!any) return;
 #pragma unroll 1
-  for (int own = 0; own < own_units(g); ++own) {
-    const Unit unit = Unit::at<Kind>(g, first_unit(g) + own);
+  for (int own = 0; own < units.count; ++own) {
+    const Unit unit = Unit::at<Kind>(g, units.first + own);
 #pragma unroll 1
     for (int i = threadIdx.x; i < unit.images * channels.count * unit.rows * g.result_columns; i += threads) {
       const int line = i / g.result_columns, q = i % g.result_columns, row = unit.row + line % unit.rows;
