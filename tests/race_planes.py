@@ -18,12 +18,24 @@ def correct(told):
             yield "mma_nchw_f16", f"stream_planes<f16, {kind}, false, Sync>", 256, 65536, launch(told, kind, *size)
 
 
+def correct_tf32(told):
+    """The same in floats: one launch of each walk, and one of three products."""
+    for kind in ("Gather<8, 1>, 1", "Gather<8, 1>, 3", "Gather<8, 2>, 1", "Spread<8>, 1"):
+        integers = launch(told, f"Tf32<{kind}>", 1, 3, 8)
+        yield "mma_nchw_tf32", f"stream_planes<f32, Tf32<{kind}>, false, Sync>", 256, 65536, integers
+
+
 def faulty():
     for fault in FAULTS:
         yield "mma_nchw_bugs", f"stream_planes<f16, Gather<8, 1>, false, {fault}>", "potential_race"
 
 
 def not_verified(verified):
+    for width in (16, 32):
+        for kind in (f"Gather<{width}, 1>", f"Gather<{width}, 2>", f"Spread<{width}>"):
+            for products in (1, 3):
+                name = f"stream_planes<f32, Tf32<{kind}, {products}>, false, Sync>"
+                yield name, "the code of groups of 8, in too many channels to be run in time"
     for dtype in ("f16", "bf16"):
         for width in (4, 8, 16, 32, 64):
             for kind in (f"Gather<{width}, 1>", f"Gather<{width}, 2>", f"Spread<{width}>"):

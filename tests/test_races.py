@@ -52,6 +52,7 @@ CORRECT = [
     *lines_kernels(),
     *tf32_kernels(),
     *race_planes.correct(told),
+    *race_planes.correct_tf32(told),
 ]
 # The test of the test: the same kernels with one fault each.
 FAULTY_ROWS = {

@@ -60,6 +60,15 @@ __device__ __forceinline__ int64_t output_position(const Axis& axis, int64_t inp
   return at.remainder == 0 && at.quotient < axis.outputs ? at.quotient : -1;
 }
 
+// The same for the kernels of 3x3 windows with padding 1, in rows or columns of a source: that of fprop, of dgrad at
+// stride 1 with its taps turned, or in a Kind that spreads that of dgrad at stride 2.
+template <class Kind>
+__device__ __forceinline__ int source_position(int result, int tap, int size) {
+  const int at = Kind::spread == 1 ? Kind::stride * result - 1 + tap : result + 1 - tap;
+  if (Kind::spread == 2 && at % 2 != 0) return -1;
+  return at / Kind::spread < size ? at / Kind::spread : -1;
+}
+
 inline int64_t blocks_for(int64_t count, int64_t per_block) { return (count + per_block - 1) / per_block; }
 
 }  // namespace resnext::cuda

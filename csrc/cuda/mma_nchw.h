@@ -25,11 +25,13 @@
 //
 // Synchronisation. weights(): all have stored, or all have read, a step's weights. unit(): the copies that the threads
 // have waited for are visible to all, and all have stored the results before. results(): all are staged, and the stage
-// may be filled anew. Meanwhile the next unit is on its way, 8 to 16 KB for each block.
+// may be filled anew. Meanwhile the next unit is on its way, 8 to 16 KB for each block. stored(): in floats, what warps
+// say of their sums and what they have stored is visible to all.
 //
 // Limits: compute capability 8.0; activations are 16-byte aligned; a unit of the least rows fits into 96 KB.
 #include "launch.h"
 #include "mma_nchw_store.h"
+#include "mma_nchw_tf32.h"
 
 namespace resnext::cuda::mma_nchw {
 
@@ -96,28 +98,40 @@ constexpr int resident_blocks =
 template <class T, class Kind, bool fused, class Sync>
 __global__ void __launch_bounds__(threads, resident_blocks<Kind, fused>) stream_planes(Planes g) {
   if constexpr (architecture >= 80) {
-    uint4* zero = &dynamic_smem<Smem>().zero;
+    auto& smem = dynamic_smem<Smem>();
+    uint4* zero = &smem.zero;
     uint4 *stages = zero + fixed_vectors, *results = stages + 2 * g.stage_vectors;
     const Channels<Kind> channels(g);
-    int64_t number = static_cast<int64_t>(blockIdx.x / static_cast<unsigned>(g.channel_blocks)) * g.walk;
-    const int64_t end = min(number + g.walk, g.units);
-    copy_unit<Kind, T>(g, channels, number, end, stages);
-    if (threadIdx.x == 0) *zero = make_uint4(0, 0, 0, 0);
+    const Own computed = own_units(g);
+    copy_unit<Kind, T>(g, channels, computed, 0, stages);
+    if (threadIdx.x == 0) {
+      if (Kind::floats)
+        smem.own = computed;
+      else
+        *zero = make_uint4(0, 0, 0, 0);
+    }
+    const Own& units = Kind::floats ? smem.own : computed;
     Weights<Kind> weights;
     load_weights<Kind, T, Sync>(g, channels, results, weights);
     const auto channel = Channel<Kind>::template at<T>(g, channels);
     T* staged = reinterpret_cast<T*>(results);
     int current = 0;
+    float watch = 0;  // in floats: NaN after sums that are not finite
 #pragma unroll 1
-    for (; number < end; ++number, current ^= g.stage_vectors) {
-      copy_unit<Kind, T>(g, channels, number + 1, end, stages + (current ^ g.stage_vectors));
+    for (int own = 0; own < units.count; ++own, current ^= g.stage_vectors) {
+      copy_unit<Kind, T>(g, channels, units, own + 1, stages + (current ^ g.stage_vectors));
       Sync::template copies<1>();
       Sync::unit();
-      const Unit unit = Unit::at<Kind>(g, number);
-      make_unit<Kind, T, fused>(g, channels, channel, unit, weights, zero, stages + current, staged);
+      const Unit unit = Unit::at<Kind>(g, units.first + own);
+      if constexpr (Kind::floats)
+        make_unit_of_floats<Kind>(g, channel, unit, weights, stages + current, staged, watch);
+      else
+        make_unit<Kind, T, fused>(g, channels, channel, unit, weights, zero, stages + current, staged);
       Sync::results();
-      store_unit<Kind, T>(g, channels, unit, staged);
+      store_unit<Kind, T>(g, channels, Kind::floats ? Unit::at<Kind>(g, units.first + own) : unit, staged);
     }
+    if constexpr (Kind::floats && Sync::mends)
+      mend<Kind, Sync>(g, channels, units, watch, reinterpret_cast<int*>(stages));
   }
 }
 
@@ -128,8 +142,9 @@ void launch_planes(Planes g, void* stream, int least_walk = 1) {
   const int64_t count = g.channel_blocks * blocks_for(g.units, g.walk);
   const int vectors = fixed_vectors + 2 * g.stage_vectors + g.result_vectors;
   if (count == 0) return;
-  if (Kind::spread == 1 && g.scale)
-    launch(stream_planes<T, Kind, Kind::spread == 1, Sync>, {count}, {threads}, 16 * size_t(vectors), stream, g);
+  if (Kind::spread == 1 && g.scale && !Kind::floats)  // which finish where they store
+    launch(stream_planes < T, Kind, Kind::spread == 1 && !Kind::floats, Sync >, {count}, {threads},
+           16 * size_t(vectors), stream, g);
   else
     launch(stream_planes<T, Kind, false, Sync>, {count}, {threads}, 16 * size_t(vectors), stream, g);
 }

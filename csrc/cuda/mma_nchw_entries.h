@@ -10,4 +10,11 @@ KernelEntry<FpropArgs> fprop_mma_nchw(const char* name);
 template <DType dtype, int width, int stride>
 KernelEntry<DgradArgs> dgrad_mma_nchw(const char* name);
 
+// In floats, by one product of TF32 numbers or by three.
+template <int width, int stride, int products>
+KernelEntry<FpropArgs> fprop_mma_tf32_nchw(const char* name);
+
+template <int width, int stride, int products>
+KernelEntry<DgradArgs> dgrad_mma_tf32_nchw(const char* name);
+
 }  // namespace resnext::cuda

@@ -2,16 +2,27 @@
 // What blocks of the NCHW tensor-core kernels own, and how weights and source rows come to them. mma_nchw.h says how it
 // all fits together.
 #include "mma_nchw_plan.h"
-#include "numeric.h"
+#include "tf32.h"
 
 namespace resnext::cuda::mma_nchw {
 
+// The units that a block makes.
+struct Own {
+  int64_t first;
+  int count;
+};
+
 struct Smem {
-  uint4 zero;  // and behind it the two stages and the results
+  union {
+    uint4 zero;
+    Own own;  // in floats, where registers are short
+  };
+  // and behind it the two stages and the results
 };
 
 // What keeps the threads in order; a parameter of the kernel so that tests can leave one out.
 struct Sync {
+  static constexpr bool mends = true;  // in floats, results that are not finite
   __device__ static void weights() { __syncthreads(); }
   template <int newest>
   __device__ static void copies() {
@@ -19,6 +30,7 @@ struct Sync {
   }
   __device__ static void unit() { __syncthreads(); }
   __device__ static void results() { __syncthreads(); }
+  __device__ static void stored() { __syncthreads(); }
 };
 
 // A block's channels, and how many of them there are.
@@ -27,7 +39,7 @@ struct Channels {
   int first, count;
   __device__ __forceinline__ explicit Channels(const Planes& g) {
     first = static_cast<int>(blockIdx.x % static_cast<unsigned>(g.channel_blocks)) * Kind::channels;
-    count = min(Kind::channels, g.channels - first);
+    count = Kind::width < 8 ? min(Kind::channels, g.channels - first) : Kind::channels;
   }
 };
 
@@ -48,8 +60,13 @@ struct Unit {
   }
 };
 
-// Starts the copies of a unit's source, each of `vector` pixels. cp.async copies 4 bytes at the least: maps of an odd
-// number of columns go through registers.
+__device__ __forceinline__ Own own_units(const Planes& g) {
+  const int64_t first = static_cast<int64_t>(blockIdx.x / static_cast<unsigned>(g.channel_blocks)) * g.walk;
+  return {first, static_cast<int>(min(static_cast<int64_t>(g.walk), g.units - first))};
+}
+
+// Starts the copies of a unit's source, each of `vector` pixels. cp.async copies 4 bytes at the least: 16-bit maps of
+// an odd number of columns go through registers.
 template <class Kind, class T, int vector>
 __device__ __forceinline__ void copy_rows(const Planes& g, const Channels<Kind>& channels, const Unit& unit, T* stage) {
   const int group = static_cast<int>(threadIdx.x) / g.copy_threads;
@@ -63,29 +80,29 @@ __device__ __forceinline__ void copy_rows(const Planes& g, const Channels<Kind>&
         static_cast<const T*>(g.source) +
         (static_cast<int64_t>(unit.image + image.quotient) * g.channels + channels.first + group) * g.source_plane +
         static_cast<int64_t>(row) * g.columns + line.remainder * vector;
-    T* to = stage + (group * g.channel_pitch + line.quotient * g.row_pitch) * tile_columns + line.remainder * vector;
+    T* to = stage + (group * g.channel_pitch + line.quotient * g.row_pitch) * Kind::cell + line.remainder * vector;
     const int64_t step = g.copy_groups * g.source_plane;
-#pragma unroll 4
+#pragma unroll Kind::floats ? 1 : 4
     for (int channel = group; channel < channels.count; channel += g.copy_groups) {
-      if constexpr (vector == 1)
+      if constexpr (vector * sizeof(T) < 4)
         *to = *from;
       else
-        ptx::cp_async<2 * vector>(to, from);
+        ptx::cp_async<vector * sizeof(T)>(to, from);
       from += step;
-      to += g.copy_groups * g.channel_pitch * tile_columns;
+      to += g.copy_groups * g.channel_pitch * Kind::cell;
     }
   }
 }
 
 // Starts the copies of a unit's source, if there is one, and makes a group of them.
 template <class Kind, class T>
-__device__ __forceinline__ void copy_unit(const Planes& g, const Channels<Kind>& channels, int64_t number, int64_t end,
+__device__ __forceinline__ void copy_unit(const Planes& g, const Channels<Kind>& channels, const Own& units, int own,
                                           uint4* stage) {
-  if (number < end) {
-    const Unit unit = Unit::at<Kind>(g, number);
+  if (own < units.count) {
+    const Unit unit = Unit::at<Kind>(g, units.first + own);
     T* to = reinterpret_cast<T*>(stage);
-    if (g.copy_vector == 8)
-      copy_rows<Kind, T, 8>(g, channels, unit, to);
+    if (!Kind::floats && g.copy_vector == 8)
+      copy_rows<Kind, T, Kind::floats ? 4 : 8>(g, channels, unit, to);
     else if (g.copy_vector == 4)
       copy_rows<Kind, T, 4>(g, channels, unit, to);
     else if (g.copy_vector == 2)
@@ -101,9 +118,14 @@ __device__ __forceinline__ void copy_unit(const Planes& g, const Channels<Kind>&
 //
 //   first group   tap column 0 | 1 | 2 | -        second group   1 | 0 | - | 2        columns   tap row 0 | 1 | 2 | -
 //
-// Width 8: a square of 8 x 8 for each tap. Else a square of 16 x 16 for each tap and step.
+// Width 8: a square of 8 x 8 for each tap. Else a square of 16 x 16 for each tap and step. In floats they are the B
+// operands, 8 x 8 for each tap and step, and what is left of them.
 template <class Kind>
-using Weights = uint32_t[Kind::steps][Kind::fragments];
+using Weights = uint32_t[Kind::steps][Kind::registers];
+
+// The column of a B operand, so of the sums, that has one of 8 result channels in floats. Lane t has channels t and
+// t + 4, so the lanes stage neighbouring channels at a time.
+__device__ __forceinline__ int column_of_result(int result) { return result % 4 * 2 + result / 4; }
 
 // Where a weight of a part is: element `half` of a lane's register.
 struct WeightPlace {
@@ -113,7 +135,9 @@ struct WeightPlace {
 template <class Kind>
 __device__ __forceinline__ WeightPlace weight_place(int result, int source, int tap) {
   int row = result, column = source, fragment = tap;
-  if constexpr (Kind::width == 4) {
+  if constexpr (Kind::floats)
+    return {2 * tap + source / 4, column_of_result(result) * 4 + source % 4, 0};
+  else if constexpr (Kind::width == 4) {
     const int r = tap / taps, s = tap % taps, second = result / 4;
     row = (s == 2 ? 8 : 0) + (s == 1 ? 1 - second : second) * 4 + result % 4;
     column = 4 * r + source;
@@ -127,7 +151,7 @@ __device__ __forceinline__ WeightPlace weight_place(int result, int source, int 
 // channels; of the two, those that are the closer ones in memory follow its neighbours'.
 template <class Kind, class T>
 __device__ __forceinline__ void stage_weights(const Planes& g, const Channels<Kind>& channels, int step, T* stage) {
-  constexpr int sources = Kind::width < 16 ? Kind::width : 16;
+  constexpr int sources = Kind::step_sources, of_word = 4 / sizeof(T);
   const bool sources_closer = g.weight_source < g.weight_result;
 #pragma unroll 1
   for (int pair = threadIdx.x; pair < Kind::channels * sources; pair += threads) {
@@ -140,12 +164,25 @@ __device__ __forceinline__ void stage_weights(const Planes& g, const Channels<Ki
     T values[taps * taps];
 #pragma unroll
     for (int tap = 0; tap < taps * taps; ++tap) values[tap] = from[tap / taps * g.weight_r + tap % taps * g.weight_s];
-    T* part = stage + result / Kind::warp_channels * Kind::fragments * 64;
+    T* part = stage + result / Kind::warp_channels * Kind::fragments * 32 * of_word;
 #pragma unroll
     for (int tap = 0; tap < taps * taps; ++tap) {
       const WeightPlace at = weight_place<Kind>(result % Kind::warp_channels, source, tap);
-      part[(at.fragment * 32 + at.lane) * 2 + at.half] = values[tap];
+      part[(at.fragment * 32 + at.lane) * of_word + at.half] = values[tap];
     }
+  }
+}
+
+template <class Kind>
+__device__ __forceinline__ void set_weight(uint32_t (&weights)[Kind::registers], int fragment, uint32_t word) {
+  if constexpr (!Kind::floats) {
+    weights[fragment] = word;
+  } else if constexpr (splits<Kind>) {
+    uint32_t& big = weights[fragment / 2 * 4 + fragment % 2];
+    big = word;
+    split_tf32(big, weights[fragment / 2 * 4 + 2 + fragment % 2]);
+  } else {
+    weights[fragment] = ptx::round_to_tf32(__uint_as_float(word));
   }
 }
 
@@ -166,7 +203,7 @@ __device__ __forceinline__ void load_weights(const Planes& g, const Channels<Kin
     Sync::weights();
 #pragma unroll
     for (int i = 0; i < Kind::fragments; ++i)
-      weights[step][i] = words[(part * Kind::fragments + i) * 32 + threadIdx.x % 32];
+      set_weight<Kind>(weights[step], i, words[(part * Kind::fragments + i) * 32 + threadIdx.x % 32]);
   }
 }
 

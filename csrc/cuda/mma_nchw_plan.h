@@ -13,9 +13,10 @@ using rows_nchw::divisor;
 using rows_nchw::SmallSplit;
 using rows_nchw::split;
 
-constexpr int taps = 3, tile_columns = 8;  // of an mma tile; and pixels of a 16-byte vector
+constexpr int taps = 3, tile_columns = 8;  // of an mma tile; and 16-bit pixels of a 16-byte vector
 constexpr int threads = 256, warps = threads / 32;
-constexpr int usual_bytes = 48 * 1024, most_bytes = 96 * 1024;  // of shared memory, for a block
+constexpr int most_bytes = 96 * 1024;  // of shared memory, for a block
+constexpr int fixed_vectors = 1;       // in front
 
 // What differs between group widths. A warp makes 8 channels (two groups of 4, or one of 8) of two rows at a time, or
 // 16 channels of a larger group. Of these rows or eights of channels, its two halves, a lane has one each.
@@ -29,6 +30,12 @@ struct Width {
   static constexpr int products = width == 4 ? 4 : 3;                     // accumulators of a tile
   static constexpr int fragments = width == 4 ? 8 : width == 8 ? 9 : 36;  // registers of weights, of a step
   static constexpr int blocks = width <= 16 ? 2 : 1;                      // per multiprocessor
+  static constexpr bool floats = false;                                   // or 16-bit
+  static constexpr int half_channels = rows == 2 ? 0 : 8;                 // from a lane's first half to its second
+  static constexpr int step_sources = std::min(width, 16);                // source channels of an mma
+  static constexpr int registers = fragments;                             // the same when a warp has them
+  static constexpr int cell = tile_columns, vector_pixels = 8;            // pitches are in cells, of so many pixels
+  static constexpr int usual_bytes = 48 * 1024;                           // of a block
 };
 
 // Kernels that gather: a result reads three source rows and columns, `stride` apart from those of the next one.
@@ -65,13 +72,15 @@ struct Planes {
   int64_t source_plane, result_plane, units;  // planes in elements
   int images, channels, channel_blocks, rows, columns, result_rows, result_columns;
   int unit_images, unit_rows, runs, walk;
-  // A stage: [channel][image][row][column], in vectors of 8 columns. A thread copies the same position of every
-  // `copy_groups`th channel; there are `positions` of `copy_vector` pixels, in whole warps `copy_threads`.
+  // A stage: [channel][image][row][column], pitches in vectors of 8 columns or, in floats, in columns. A thread copies
+  // the same position of every `copy_groups`th channel; there are `positions` of `copy_vector` pixels, in whole warps
+  // `copy_threads`.
   int source_rows, row_pitch, channel_pitch, positions, copy_vector, copy_threads, copy_groups;
   int store_vector;  // elements
   int half_step;     // from the first half of a tile to the second, where results are staged
+  int walk_rows;     // in floats: that a warp makes at a time, of the result or, in Spread, of the source
   int stage_vectors, result_vectors;
-  Divisor by_tile_rows, by_source_rows, by_row_copies;
+  Divisor by_tile_rows, by_tile_columns, by_source_rows, by_row_copies;
   bool whole;  // a unit has whole planes
   bool relu;   // the Epilogue of a fused fprop, else false and null
   const float *scale, *shift;
@@ -85,31 +94,35 @@ int source_rows_of(const Planes& g, int unit_rows) {
 }
 
 // The distance of channels in a stage: so that the eight rows that ldmatrix reads lie in different banks. These are
-// eight channels or, in groups of 4, four channels of two rows.
+// eight channels or, in groups of 4, four channels of two rows. In floats: that four channels of 8 columns are.
 template <class Kind>
 int channel_pitch_of(const Planes& g, int image_rows) {
   const int least = image_rows * g.row_pitch;
-  for (int pitch = least; Kind::width == 4 && pitch < least + 8; ++pitch) {
-    int banks = 0;
-    for (int i = 0; i < 8; ++i) banks |= 1 << (i % 4 * pitch + i / 4 * g.row_pitch) % 8;
-    if (banks == 255) return pitch;
+  if constexpr (Kind::floats) {
+    return static_cast<int>(blocks_for(least + 8, 16)) * 16 - 8;
+  } else {
+    for (int pitch = least; Kind::width == 4 && pitch < least + 8; ++pitch) {
+      int banks = 0;
+      for (int i = 0; i < 8; ++i) banks |= 1 << (i % 4 * pitch + i / 4 * g.row_pitch) % 8;
+      if (banks == 255) return pitch;
+    }
+    return least | 1;
   }
-  return least | 1;
 }
 
 template <class Kind>
 int stage_vectors_of(const Planes& g, int images, int unit_rows) {
-  return Kind::channels * channel_pitch_of<Kind>(g, images * source_rows_of<Kind>(g, unit_rows));
+  return Kind::channels * channel_pitch_of<Kind>(g, images * source_rows_of<Kind>(g, unit_rows)) * Kind::cell /
+         Kind::vector_pixels;
 }
 
 // The results of a unit and, before them, the weights of a step pass through the same memory.
 template <class Kind>
 int result_vectors_of(const Planes& g, int images, int unit_rows) {
   const int64_t results = int64_t{images} * Kind::channels * unit_rows * g.result_columns;
-  return static_cast<int>(std::max(blocks_for(results, 8), int64_t{Kind::parts * Kind::fragments * 8}));
+  return static_cast<int>(
+      std::max(blocks_for(results, Kind::vector_pixels), int64_t{Kind::parts * Kind::fragments * 8}));
 }
-
-constexpr int fixed_vectors = 1;  // of zeros, in front
 
 template <class Kind>
 int64_t bytes_of_unit(const Planes& g, int images, int unit_rows) {
@@ -126,8 +139,9 @@ void plan_unit(Planes& g) {
   g.unit_images = 1;
   g.unit_rows = together;
   const auto fits = [&](int64_t images, int64_t rows) {
-    if (images * rows * std::max(g.row_pitch * 8, g.result_columns) > most_bytes) return false;  // before it overflows
-    return bytes_of_unit<Kind>(g, static_cast<int>(images), static_cast<int>(rows)) <= usual_bytes;
+    if (images * rows * std::max(g.row_pitch * Kind::cell, g.result_columns) > most_bytes)
+      return false;  // before it overflows
+    return bytes_of_unit<Kind>(g, static_cast<int>(images), static_cast<int>(rows)) <= Kind::usual_bytes;
   };
   if (fits(1, all_rows)) {
     g.unit_rows = all_rows;
@@ -142,30 +156,51 @@ void plan_unit(Planes& g) {
   if (g.whole) g.unit_rows = g.result_rows;
 }
 
+// How the warps share a unit's tiles: in floats a tile is two eights of columns, along some rows. Each such walk reads
+// about two rows more than it makes.
+template <class Kind>
+void plan_tiles(Planes& g) {
+  g.walk_rows = Kind::rows;
+  if (Kind::floats) {
+    const int eights = static_cast<int>(blocks_for(Kind::spread == 2 ? g.columns : g.result_columns, tile_columns));
+    const int64_t rows = blocks_for(g.unit_rows, Kind::spread), tiles = blocks_for(int64_t{g.unit_images} * eights, 2);
+    const auto time = [&](int64_t of_walk) {
+      return blocks_for(tiles * blocks_for(rows, of_walk) * Kind::parts, warps) * (Kind::stride * of_walk + 2);
+    };
+    g.walk_rows = static_cast<int>(rows);
+    for (int64_t walk = rows; walk > 0; --walk)
+      if (time(walk) < time(g.walk_rows)) g.walk_rows = static_cast<int>(walk);
+    g.by_tile_columns = divisor(eights);
+    g.by_tile_rows = divisor(static_cast<int>(blocks_for(rows, g.walk_rows)));
+  } else {
+    g.by_tile_rows = divisor(static_cast<int>(blocks_for(g.unit_rows, Kind::rows)));
+  }
+}
+
 // Fills in the rest of what a kernel is told, whose tensors and sizes are set.
 template <class Kind>
 void plan(Planes& g) {
   g.source_plane = int64_t{g.rows} * g.columns;
   g.result_plane = int64_t{g.result_rows} * g.result_columns;
-  g.row_pitch = static_cast<int>(blocks_for(g.columns, tile_columns));
+  g.row_pitch = static_cast<int>(blocks_for(g.columns, Kind::cell));
   g.channel_blocks = static_cast<int>(blocks_for(g.channels, Kind::channels));
   plan_unit<Kind>(g);
   g.source_rows = g.whole ? g.rows : source_rows_of<Kind>(g, g.unit_rows);
   g.channel_pitch = channel_pitch_of<Kind>(g, g.unit_images * g.source_rows);
-  g.stage_vectors = Kind::channels * g.channel_pitch;
+  g.stage_vectors = Kind::channels * g.channel_pitch * Kind::cell / Kind::vector_pixels;
   g.result_vectors = result_vectors_of<Kind>(g, g.unit_images, g.unit_rows);
-  g.copy_vector = std::gcd(g.columns, 8);
+  g.copy_vector = std::gcd(g.columns, Kind::vector_pixels);
   g.by_row_copies = divisor(g.columns / g.copy_vector);
-  g.half_step = Kind::rows == 2 ? g.result_columns : 8 * g.unit_rows * g.result_columns;
+  g.half_step = (Kind::rows == 2 ? 1 : Kind::half_channels * g.unit_rows) * g.result_columns;
   g.by_source_rows = divisor(g.source_rows);
-  g.by_tile_rows = divisor(static_cast<int>(blocks_for(g.unit_rows, Kind::rows)));
+  plan_tiles<Kind>(g);
   g.positions = g.unit_images * g.source_rows * (g.columns / g.copy_vector);
   g.copy_threads = std::min((g.positions + 31) / 32 * 32, threads);
   g.copy_groups = threads / g.copy_threads;
   const int64_t line = g.whole ? std::gcd(int64_t{Kind::channels}, int64_t{g.channels}) * g.result_plane
                                : std::gcd(g.result_plane, int64_t{g.unit_rows} * g.result_columns);
   const int64_t last = g.whole ? line : (g.result_rows % g.unit_rows) * int64_t{g.result_columns};
-  g.store_vector = static_cast<int>(std::gcd(std::gcd(line, last), int64_t{8}));
+  g.store_vector = static_cast<int>(std::gcd(std::gcd(line, last), int64_t{Kind::vector_pixels}));
   g.units = blocks_for(g.images, g.unit_images) * g.runs;
   // A block walks along several units, as it reads its weights once; but there shall be blocks for a large GPU.
   const int64_t weights = int64_t{taps * taps} * Kind::channels * Kind::width;
@@ -184,7 +219,7 @@ bool fits(int64_t columns, int64_t result_columns) {
   g.rows = 2 * taps;
   g.columns = static_cast<int>(columns);
   g.result_columns = static_cast<int>(result_columns);
-  g.row_pitch = static_cast<int>(blocks_for(columns, tile_columns));
+  g.row_pitch = static_cast<int>(blocks_for(columns, Kind::cell));
   return bytes_of_unit<Kind>(g, 1, std::max(Kind::rows, Kind::spread)) <= most_bytes;
 }
 

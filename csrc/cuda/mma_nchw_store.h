@@ -8,18 +8,19 @@ namespace resnext::cuda::mma_nchw {
 // Of a lane's channels: the bias, or scale and shift of a fused fprop.
 template <class Kind>
 struct Channel {
-  float bias[2], scale[2];  // by half
-  int of_block;             // the first half's; in groups of 16 and more the other's is 8 further
+  float bias[2], scale[2];  // by half; scale is 1 if there is none
+  int of_block;             // the first half's; the other's is `half_channels` further
   bool exists;
 
   template <class T>
   __device__ __forceinline__ static Channel at(const Planes& g, const Channels<Kind>& channels) {
-    Channel channel{};
-    channel.of_block = threadIdx.x / 32 % Kind::parts * Kind::warp_channels + threadIdx.x % 32 / 4;
+    const int lane = threadIdx.x % 32;
+    Channel channel{{}, {1, 1}};
+    channel.of_block = threadIdx.x / 32 % Kind::parts * Kind::warp_channels + (Kind::floats ? lane % 4 : lane / 4);
     channel.exists = channel.of_block < channels.count;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int of_image = channels.first + channel.of_block + (Kind::rows == 2 ? 0 : 8 * half);
+      const int of_image = channels.first + channel.of_block + half * Kind::half_channels;
       if (!channel.exists) continue;
       if (g.scale) {
         channel.scale[half] = g.scale[of_image];
@@ -151,13 +152,37 @@ __device__ __forceinline__ void add_up(const Planes& g, const Columns<Kind>& col
   }
 }
 
+// What a store takes to memory, with what follows scale and shift in a fused fprop in floats.
+template <class Kind, int count, class Vector>
+__device__ __forceinline__ Vector finished(const Planes& g, const Vector& from, const Vector* to) {
+  if constexpr (!Kind::floats) {
+    return from;
+  } else {
+    struct alignas(Vector) {
+      float of[count];
+    } values, residual;
+    reinterpret_cast<Vector&>(values) = from;
+    if (g.residual) {
+      const auto bytes = reinterpret_cast<const char*>(to) - static_cast<const char*>(g.result);
+      reinterpret_cast<Vector&>(residual) =
+          *reinterpret_cast<const Vector*>(static_cast<const char*>(g.residual) + bytes);
+    }
+#pragma unroll
+    for (int i = 0; i < count; ++i) {
+      if (g.residual) values.of[i] += residual.of[i];
+      if (g.relu && values.of[i] < 0) values.of[i] = 0;  // NaN stays
+    }
+    return reinterpret_cast<const Vector&>(values);
+  }
+}
+
 // Takes a unit's results to memory: its planes, which lie behind one another, or rows of each channel.
 template <class Kind, class T, int vector>
 __device__ __forceinline__ void store_unit(const Planes& g, const Channels<Kind>& channels, const Unit& unit,
                                            const T* results) {
-  using Vector =
-      std::conditional_t<vector == 8, uint4,
-                         std::conditional_t<vector == 4, uint2, std::conditional_t<vector == 2, uint32_t, T>>>;
+  constexpr int bytes = vector * sizeof(T);
+  using Vector = std::conditional_t<bytes == 16, uint4,
+                                    std::conditional_t<bytes == 8, uint2, std::conditional_t<bytes == 4, uint32_t, T>>>;
   const int line = g.unit_rows * g.result_columns;
   const int lines = g.whole ? unit.images : channels.count;
   const int length = (g.whole ? channels.count * line : unit.rows * g.result_columns) / vector;
@@ -170,16 +195,16 @@ __device__ __forceinline__ void store_unit(const Planes& g, const Channels<Kind>
   for (int i = g.whole ? 0 : threadIdx.x / 32; i < lines; i += g.whole ? 1 : warps) {
     const auto* from = reinterpret_cast<const Vector*>(results + i * pitch);
     auto* to = reinterpret_cast<Vector*>(image + i * step);
-#pragma unroll 4
-    for (int at = first; at < length; at += by) to[at] = from[at];
+#pragma unroll Kind::floats ? 1 : 4
+    for (int at = first; at < length; at += by) to[at] = finished<Kind, vector>(g, from[at], to + at);
   }
 }
 
 template <class Kind, class T>
 __device__ __forceinline__ void store_unit(const Planes& g, const Channels<Kind>& channels, const Unit& unit,
                                            const T* results) {
-  if (g.store_vector == 8)
-    store_unit<Kind, T, 8>(g, channels, unit, results);
+  if (!Kind::floats && g.store_vector == 8)
+    store_unit<Kind, T, Kind::floats ? 4 : 8>(g, channels, unit, results);
   else if (g.store_vector == 4)
     store_unit<Kind, T, 4>(g, channels, unit, results);
   else if (g.store_vector == 2)

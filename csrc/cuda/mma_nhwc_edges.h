@@ -7,14 +7,6 @@
 
 namespace resnext::cuda::mma_nhwc {
 
-// The source position that a result position reads by a tap; -1 if there is none.
-template <class Kind>
-__device__ __forceinline__ int source_position(int result, int tap, int size) {
-  const int at = Kind::spread == 1 ? Kind::stride * result - 1 + tap : result + 1 - tap;
-  if (Kind::spread == 2 && at % 2 != 0) return -1;
-  return at / Kind::spread < size ? at / Kind::spread : -1;
-}
-
 template <class Kind, class T>
 __device__ __forceinline__ float result_at(const Lines& g, int64_t image, int p, int q, int channel) {
   const T* source = static_cast<const T*>(g.source) + channel / Kind::width * Kind::width;

@@ -10,30 +10,20 @@ const char* tf32_why_not(const Problem& problem) {
   return Kind::products == 1 && !problem.allow_tf32 ? "TF32 is not allowed" : nullptr;
 }
 
-// Whether the GPU multiplies floats no more than 4 times more slowly than TF32, so that three products gain nothing.
-// Only the ones for servers do: by the data sheets 8 times (8.0), 7 times (9.0), 14 times (10.x), all others 1 or 2.
-inline bool plain_floats_are_faster(const Problem& problem) {
-  const int gpu = problem.architecture;
-  return gpu != 80 && gpu != 90 && gpu / 10 != 10;
-}
-
-template <int products>
-constexpr auto yields = products == 3 ? plain_floats_are_faster : nullptr;
-
 }  // namespace mma_nhwc
 
 template <int width, int stride, int products>
 KernelEntry<FpropArgs> fprop_mma_tf32(const char* name) {
   using namespace mma_nhwc;
   using Kind = Tf32<Gather<2 * width, stride>, products>;
-  return {name, tf32_why_not<Kind>, no_workspace, fprop<float, Kind>, true, yields<products>};
+  return {name, tf32_why_not<Kind>, no_workspace, fprop<float, Kind>, true, tf32_yields<products>};
 }
 
 template <int width, int stride, int products>
 KernelEntry<DgradArgs> dgrad_mma_tf32(const char* name) {
   using namespace mma_nhwc;
   using Kind = Tf32<std::conditional_t<stride == 1, Gather<2 * width, 1>, Spread<2 * width>>, products>;
-  return {name, tf32_why_not<Kind>, no_workspace, dgrad<float, Kind>, false, yields<products>};
+  return {name, tf32_why_not<Kind>, no_workspace, dgrad<float, Kind>, false, tf32_yields<products>};
 }
 
 template KernelEntry<FpropArgs> fprop_mma_tf32<8, 1, 1>(const char* name);

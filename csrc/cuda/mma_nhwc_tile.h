@@ -74,7 +74,7 @@ __device__ __forceinline__ void load_pixels(Pixels<Kind>& pixels, const uint4* r
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       if constexpr (splits<Kind>)
-        split(pixels[0][i], pixels[1][i]);
+        split_tf32(pixels[0][i], pixels[1][i]);
       else
         pixels[0][i] = ptx::round_to_tf32(__uint_as_float(pixels[0][i]));
     }

@@ -45,11 +45,6 @@ __device__ __forceinline__ int staged_lane(int lane, int warp, int tile, int hal
   return lane ^ tile ^ (Kind::tiles == 1 ? warp % 4 : warp % 2 * 2) ^ half * (Kind::pairs ? 2 : 16);
 }
 
-template <class T>
-__device__ __forceinline__ bool is_finite(T value) {
-  return to_acc(value) - to_acc(value) == 0;
-}
-
 // Vectors of a step's weights.
 template <class Kind>
 constexpr int packed_vectors = Kind::channels * Kind::sources * taps * taps / Kind::vector_channels;
@@ -195,7 +190,7 @@ __device__ __forceinline__ void load_weights(const Lines& g, uint4* copy, Weight
         for (int half = 0; half < Kind::halves; ++half) {
           Operand<Kind>& operand = weights[step][tap][tile];
           operand[half] = stage.word[warp][tap][tile][half][staged_lane<Kind>(lane, warp, tile, half)];
-          if constexpr (splits<Kind>) split(operand[half], operand[Kind::halves + half]);
+          if constexpr (splits<Kind>) split_tf32(operand[half], operand[Kind::halves + half]);
         }
   }
 }

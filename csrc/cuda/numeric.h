@@ -29,4 +29,9 @@ __device__ __forceinline__ T from_acc(Acc<T> value) {
     return value;
 }
 
+template <class T>
+__device__ __forceinline__ bool is_finite(T value) {
+  return to_acc(value) - to_acc(value) == 0;
+}
+
 }  // namespace resnext::cuda

@@ -1,5 +1,5 @@
 // The NCHW tensor-core kernels with one of their synchronisations left out, for the emulation to catch: six images of
-// 10 x 24 pixels and one block of channels in fp16, and the weights behind them.
+// 10 x 24 pixels and one block of channels in fp16 or float, and the weights behind them.
 #include <cstring>
 
 #include "cuda/mma_nchw.h"
@@ -11,32 +11,44 @@ namespace mma_nchw_bugs {
 using cuda::mma_nchw::Gather;
 using cuda::mma_nchw::Planes;
 using cuda::mma_nchw::Spread;
+using cuda::mma_nchw::Tf32;
 
-struct None : cuda::mma_nchw::Sync {};
+struct None : cuda::mma_nchw::Sync {
+  static constexpr bool mends = false;
+};
 
-struct NoBarrierAfterWeights : cuda::mma_nchw::Sync {
+struct Mends : cuda::mma_nchw::Sync {};
+
+struct NoBarrierBeforeMending : cuda::mma_nchw::Sync {
+  __device__ static void stored() {}
+};
+
+struct NoBarrierAfterWeights : None {
   __device__ static void weights() {}
 };
 
-struct NoAsyncWait : cuda::mma_nchw::Sync {
+struct NoAsyncWait : None {
   template <int newest>
   __device__ static void copies() {}
 };
 
-struct AsyncWaitTooLax : cuda::mma_nchw::Sync {
+struct AsyncWaitTooLax : None {
   template <int newest>
   __device__ static void copies() {
     ptx::cp_async_wait_group<newest + 1>();
   }
 };
 
-struct NoBarrierAtUnit : cuda::mma_nchw::Sync {
+struct NoBarrierAtUnit : None {
   __device__ static void unit() {}
 };
 
-struct NoBarrierAtResults : cuda::mma_nchw::Sync {
+struct NoBarrierAtResults : None {
   __device__ static void results() {}
 };
+
+template <class Kind>
+using Element = std::conditional_t<Kind::floats, float, __half>;
 
 // What a kernel is told of one block of channels, but for tensors. The sizes are the source's.
 template <class Kind>
@@ -60,9 +72,9 @@ template <class Kind, class Sync>
 bool run(const void* input, void* output, void* stream) {
   Planes g = planes<Kind>(6, 10, 24);
   g.source = input;
-  g.weight = static_cast<const uint16_t*>(input) + g.images * g.channels * g.rows * g.columns;
+  g.weight = static_cast<const Element<Kind>*>(input) + g.images * g.channels * g.rows * g.columns;
   g.result = output;
-  cuda::mma_nchw::launch_planes<__half, Kind, Sync>(g, stream, 6);
+  cuda::mma_nchw::launch_planes<Element<Kind>, Kind, Sync>(g, stream, 6);
   return true;
 }
 
@@ -74,6 +86,10 @@ bool run_named(const std::string& bug, const void* input, void* output, void* st
   if (bug == "async_wait_too_lax") return run<Kind, AsyncWaitTooLax>(input, output, stream);
   if (bug == "no_barrier_at_unit") return run<Kind, NoBarrierAtUnit>(input, output, stream);
   if (bug == "no_barrier_at_results") return run<Kind, NoBarrierAtResults>(input, output, stream);
+  if constexpr (Kind::floats) {
+    if (bug == "mends") return run<Kind, Mends>(input, output, stream);
+    if (bug == "no_barrier_before_mending") return run<Kind, NoBarrierBeforeMending>(input, output, stream);
+  }
   return false;
 }
 
@@ -96,6 +112,12 @@ bool launch_mma_nchw_probe(const std::string& name, const void* input, void* out
   if (name == "mma_nchw/plan/Gather<16, 1>") return tell<Gather<16, 1>>(input, output);
   if (name == "mma_nchw/plan/Gather<4, 2>") return tell<Gather<4, 2>>(input, output);
   if (name == "mma_nchw/plan/Spread<8>") return tell<Spread<8>>(input, output);
+  if (name == "mma_nchw/plan/Tf32<Gather<8, 1>, 1>") return tell<Tf32<Gather<8, 1>, 1>>(input, output);
+  if (name == "mma_nchw/plan/Tf32<Gather<8, 1>, 3>") return tell<Tf32<Gather<8, 1>, 3>>(input, output);
+  if (name == "mma_nchw/plan/Tf32<Gather<8, 2>, 1>") return tell<Tf32<Gather<8, 2>, 1>>(input, output);
+  if (name == "mma_nchw/plan/Tf32<Spread<8>, 1>") return tell<Tf32<Spread<8>, 1>>(input, output);
+  if (name.starts_with("nchw_tf32x3_16/"))
+    return run_named<Tf32<Gather<16, 1>, 3>>(name.substr(15), input, output, stream);
   if (name.starts_with("nchw_8/")) return run_named<Gather<8, 1>>(name.substr(7), input, output, stream);
   if (name.starts_with("nchw_32/")) return run_named<Gather<32, 1>>(name.substr(8), input, output, stream);
   if (name.starts_with("nchw_16_s2/")) return run_named<Gather<16, 2>>(name.substr(11), input, output, stream);

@@ -1,0 +1,1 @@
+#include "cuda/mma_nchw_tf32.cu"
