@@ -109,9 +109,12 @@ Wgrad cut(const ConvShape& shape) {
   // A slice writes and reads all weights once more: together at most 2/11 of what must be read. Nor are more blocks
   // than fill the largest GPUs worth it.
   const int64_t activations = shape.n * shape.c * (shape.h * shape.w + shape.p() * shape.q());
-  const int64_t by_traffic = activations / (11 * shape.k * Gw::width * taps * taps);
+  const int64_t weights = shape.k * Gw::width * taps * taps, by_traffic = activations / (11 * weights);
   const int64_t by_blocks = 1024 / g.channel_blocks;
-  const int64_t wanted = std::max<int64_t>(1, std::min(by_traffic, by_blocks));
+  // Tensor cores, which multiply fast enough for memory to matter, write and read up to half as much where there would
+  // be too few blocks to keep it busy.
+  const int64_t by_half = Gw::Form::mma ? std::min<int64_t>(activations / (4 * weights), 128 / g.channel_blocks) : 0;
+  const int64_t wanted = std::max<int64_t>(1, std::min(std::max(by_traffic, by_half), by_blocks));
   // Runs of fewer rows than the image make more walks, but none of less than 7 rows.
   constexpr int least_rows = 7;
   const int64_t per_walk = nhwc ? Gw::tiles / g.segment_tiles : 1,
