@@ -283,9 +283,9 @@ __device__ __forceinline__ void add_products(Sums& sums, float (&bias)[2], const
 }
 
 // Where a thread reads: its first channel of input in the block, and where that begins in shared memory, and its first
-// channel of grad_output.
+// channel of grad_output. Of plain floats also the channel of these with which its part of the bias begins.
 struct Place {
-  int channel, input, grad;
+  int channel, input, grad, own;
 };
 
 template <class Gw>
@@ -295,11 +295,12 @@ __device__ __forceinline__ Place place_of(const Wgrad& g, int tile_column) {
   if constexpr (Gw::Form::mma) {
     const int column = threadIdx.x % 4, pair = threadIdx.x % 32 / 4 * 2;
     const int c = Gw::Form::template c_tile<Gw>(threadIdx.x) + pair, k = Gw::Form::template k_tile<Gw>(threadIdx.x);
-    return {c, channel_start(in, c) + input + Gw::stride * column, channel_start(out, k + pair) + tile_column + column};
+    return {c, channel_start(in, c) + input + Gw::stride * column, channel_start(out, k + pair) + tile_column + column,
+            0};
   } else {
     const Pair pair = Nchw::pair<Gw>(Nchw::thread_of_tile<Gw>(threadIdx.x));
     const int c = pair.k_vector / Gw::group_vectors * Gw::width + 2 * pair.c2;
-    return {c, channel_start(in, c) + input, channel_start(out, 4 * pair.k_vector) + tile_column};
+    return {c, channel_start(in, c) + input, channel_start(out, 4 * pair.k_vector) + tile_column, pair.c2 % 4};
   }
 }
 
@@ -339,7 +340,7 @@ __device__ __forceinline__ void walk_channels(const Wgrad& g, int first_walk, in
         if constexpr (Gw::Form::mma)
           add_products<Gw>(sums, bias, g, rows, grad, kept);
         else
-          add_tile<Gw>(sums, bias, g, rows, grad, place.channel / 2 % (Gw::width / 2) % 4, columns);
+          add_tile<Gw>(sums, bias, g, rows, grad, place.own, columns);
       }
       input_to = wrapped(in, input_to + in.chunk);
       grad_to = wrapped(out, grad_to + out.chunk);
