@@ -22,7 +22,8 @@ import torch
 from resnext_kernels import explain, problems
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
-DTYPES = ("float32", "float16", "bfloat16", "float64")
+TF32 = "tf32"  # float32 where both may round to TF32, as PyTorch allows unless told otherwise
+DTYPES = (TF32, "float32", "float16", "bfloat16", "float64")
 PASSES = ("fprop", "dgrad", "wgrad")
 OPS = torch.ops.resnext_kernels
 
@@ -99,14 +100,16 @@ def measure(arguments, clock: Clock, bandwidth: float):
     """Yields a row for each dtype, layout, pass and layer."""
     layers = getattr(problems, arguments.network)[-1 if arguments.quick else 0 :]
     for dtype in arguments.dtypes:
+        torch.backends.cudnn.allow_tf32 = dtype == TF32
+        element = torch.float32 if dtype == TF32 else getattr(torch, dtype)
         for layout in LAYOUTS:
             for op in PASSES:
                 for layer in layers:
                     problem = layer.with_batch(arguments.batch)
-                    theirs, ours, kernel = rivals(problem, op, layout, getattr(torch, dtype), arguments.device)
+                    theirs, ours, kernel = rivals(problem, op, layout, element, arguments.device)
                     difference = (theirs().double() - ours().double()).abs().max() / theirs().double().abs().max()
                     torch_ms, ours_ms = clock.medians((theirs, ours), arguments.seconds)
-                    least = problem.bytes(getattr(torch, dtype).itemsize) / bandwidth * 1e3
+                    least = problem.bytes(element.itemsize) / bandwidth * 1e3
                     yield {
                         "dtype": dtype,
                         "layout": layout,
@@ -140,7 +143,6 @@ def main() -> None:
     if arguments.quick:
         arguments.batch, arguments.seconds = 1, 0
     torch.backends.cudnn.benchmark = True
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     clock = Clock(arguments.device)
     bandwidth = copy_bandwidth(clock, arguments.device)
     name = torch.cuda.get_device_name() if arguments.device == "cuda" else "CPU: a rehearsal, its times mean nothing"

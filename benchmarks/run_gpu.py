@@ -129,7 +129,7 @@ def main() -> None:
         bench += [
             "--csv",
             f"{steps.output}/bench.csv",
-            *(["--quick", "--dtypes", "float32", "bfloat16"] * arguments.quick),
+            *(["--quick", "--dtypes", "tf32", "bfloat16"] * arguments.quick),
         ]
         steps.run("bench", bench, PYTHONPATH=str(ROOT))
     summarise(steps, arguments.device)
