@@ -93,7 +93,7 @@ __device__ __forceinline__ void make_unit(const Planes& g, const Args&... args) 
 // Per multiprocessor; 128 registers are too few for what some fused fprops keep.
 template <class Kind, bool fused>
 constexpr int resident_blocks =
-    fused && ((Kind::width == 16 && Kind::stride == 2) || (Kind::width == 4 && Kind::stride == 1)) ? 1 : Kind::blocks;
+    fused && ((Kind::width == 16 && Kind::stride == 2) || Kind::width == 4) ? 1 : Kind::blocks;
 
 template <class T, class Kind, bool fused, class Sync>
 __global__ void __launch_bounds__(threads, resident_blocks<Kind, fused>) stream_planes(Planes g) {
