@@ -100,11 +100,8 @@ struct Pair {
   int k_vector, c2;
 };
 
-// The layout of both activation tensors, and how the threads of a block share its tiles and weights.
-struct Nhwc {
-  static constexpr Layout layout = Layout::nhwc;
-  static constexpr bool mma = false;
-
+// Tiles have threads next to one another.
+struct TileByTile {
   template <class Gw>
   __device__ static int tile(int thread) {
     return thread / Gw::tile_threads;
@@ -114,6 +111,12 @@ struct Nhwc {
   __device__ static int thread_of_tile(int thread) {
     return thread % Gw::tile_threads;
   }
+};
+
+// The layout of both activation tensors, and how the threads of a block share its tiles and weights.
+struct Nhwc : TileByTile {
+  static constexpr Layout layout = Layout::nhwc;
+  static constexpr bool mma = false;
 
   // Low bits alternate, so that of four lanes two each read the same vector, and so two each the same pair.
   template <class Gw>
@@ -150,19 +153,9 @@ struct Nchw {
 
 // Either of them for tensor cores (rows_wgrad_mma.h): a warp has 16 output channels and 16 input channels of a tile.
 template <class Tensors>
-struct Tf32 {
+struct Tf32 : TileByTile {
   static constexpr Layout layout = Tensors::layout;
   static constexpr bool mma = true;
-
-  template <class Gw>
-  __device__ static int tile(int thread) {
-    return thread / Gw::tile_threads;
-  }
-
-  template <class Gw>
-  __device__ static int thread_of_tile(int thread) {
-    return thread % Gw::tile_threads;
-  }
 
   // The first input and the first output channel of a thread's warp.
   template <class Gw>
