@@ -7,7 +7,7 @@ namespace mma_nchw {
 template <class Kind>
 const char* tf32_why_not(const Problem& problem) {
   if (const char* reason = why_not<DType::f32, Kind>(problem)) return reason;
-  return Kind::products == 1 && !problem.allow_tf32 ? "TF32 is not allowed" : nullptr;
+  return why_no_tf32(problem, Kind::products);
 }
 
 template <class Kind, class Args>

@@ -7,6 +7,7 @@
 #include "padded_3x3.h"
 #include "rows_wgrad.h"
 #include "rows_wgrad_kernel.h"
+#include "tf32.h"
 
 namespace resnext::cuda::rows_wgrad {
 
@@ -164,7 +165,7 @@ const char* rows_wgrad_why_not(const Problem& problem) {
   const ConvShape& s = problem.shape;
   auto* why_not = products == 0 ? padded_3x3_why_not : padded_3x3_mma_why_not;
   if (const char* reason = why_not(problem, DType::f32, layout, width, stride)) return reason;
-  if (products == 1 && !problem.allow_tf32) return "TF32 is not allowed";
+  if (const char* reason = why_no_tf32(problem, products)) return reason;
   if (s.c >= 1 << 30 || s.h >= 1 << 30 || s.w >= 1 << 30) return "an axis has 2^30 elements";
   if (layout == Layout::nchw && s.h * s.w >= 1 << 25) return "maps have 2^25 pixels";
   if (s.n * s.p() >= (int64_t(1) << 30) / s.q()) return "there are 2^30 output pixels";

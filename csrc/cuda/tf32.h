@@ -54,6 +54,11 @@ inline bool plain_floats_are_faster(const Problem& problem) {
   return gpu != 80 && gpu != 90 && gpu / 10 != 10;
 }
 
+// Why a kernel of so many products does not run, or null: a single one rounds.
+inline const char* why_no_tf32(const Problem& problem, int products) {
+  return products == 1 && !problem.allow_tf32 ? "TF32 is not allowed" : nullptr;
+}
+
 // Of the table entries of `products`.
 template <int products>
 constexpr auto tf32_yields = products == 3 ? plain_floats_are_faster : nullptr;
