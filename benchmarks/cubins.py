@@ -20,11 +20,13 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "build" / "cuda"
 LIBRARY = ROOT / "resnext_kernels" / "_C_cuda.abi3.so"
+JOBS = int(os.environ.get("MAX_JOBS", "2"))
 FLAGS = ["-O3", "-std=c++20", "--expt-relaxed-constexpr", "-Werror=all-warnings", f"-I{ROOT}/csrc"]
 
 
@@ -163,8 +165,11 @@ def in_library() -> set[str]:
 def kernels(architectures) -> list[Kernel]:
     """All kernels of csrc/cuda as compiled for some architectures."""
     if set(architectures) <= in_library():
-        return [kernel for kernel in read(LIBRARY) if kernel.architecture in architectures]
-    return [kernel for path in build(architectures, ptx=False) for kernel in read(path)]
+        parts = [(LIBRARY, architecture) for architecture in architectures]
+    else:
+        parts = [(path, "") for path in build(architectures, ptx=False)]
+    with ThreadPoolExecutor(JOBS) as pool:
+        return [kernel for found in pool.map(read, *zip(*parts, strict=True)) for kernel in found] if parts else []
 
 
 def _compile(source: Path, target: str, toolkit: Path, output: Path) -> Path:
@@ -193,7 +198,7 @@ def build(architectures, ptx=True, sources=None, output=OUTPUT) -> list[Path]:
     output.mkdir(parents=True, exist_ok=True)
     sources = sources or sorted((ROOT / "csrc/cuda").glob("*.cu"))
     targets = [*architectures, *([PTX] if ptx else [])]
-    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", "2"))) as pool:
+    with ThreadPoolExecutor(JOBS) as pool:
         jobs = [pool.submit(_compile, source, target, toolkit, output) for target in targets for source in sources]
         paths = [job.result() for job in jobs]
     return [path for path in paths if path.suffix == ".cubin"]
@@ -212,15 +217,25 @@ def short_names(mangled: list[str]) -> dict[str, str]:
     return names
 
 
-def read(path: Path) -> list[Kernel]:
-    """The kernels in a cubin, or in a library with code for several architectures."""
-    command = [find_cuobjdump(), "-elf", "-sass", "-res-usage", str(path)]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+@cache
+def _counted(opcode: str) -> tuple[str, ...]:
+    """The names in INSTRUCTIONS under which an instruction is counted."""
+    return (*(name for name, pattern in INSTRUCTIONS.items() if re.match(pattern, opcode)), "all")
+
+
+def read(path: Path, architecture: str = "") -> list[Kernel]:
+    """The kernels in a cubin, or in a library with code for several architectures: all of them, or one's."""
+    command = [find_cuobjdump(), "-elf", "-sass", "-res-usage", *(["-arch", architecture] if architecture else [])]
+    text = subprocess.run([*command, str(path)], capture_output=True, text=True, check=True).stdout
     first = re.search(r"\bsm_\d+", text)  # a cubin prints its resources before its architecture
     architecture, symbol = first[0] if first else "", ""
+    instruction = re.compile(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:\{\s*)?(?!@!PT)(?:@!?U?P\w+\s+)?((\w\S*).*?);")
     kernels: dict[tuple[str, str], Kernel] = {}
     for line in text.splitlines():
-        if match := re.search(r"(?:code for |arch = )(sm_\d+)", line):
+        if match := instruction.match(line):
+            opcode = match[1] if match[2].startswith("HFMA2") else match[2]  # that one's operands tell what it is for
+            kernels[architecture, symbol].instructions.update(_counted(opcode))
+        elif match := re.search(r"(?:code for |arch = )(sm_\d+)", line):
             architecture = match[1]
         elif match := re.match(r"\s*Function\s*:?\s+([\w$]+):?\s*$|\.nv\.info\.([\w$]+)\s*$", line):
             symbol = match[1] or match[2]
@@ -229,10 +244,6 @@ def read(path: Path) -> list[Kernel]:
             kernel, (registers, stack, shared, local) = kernels[architecture, symbol], map(int, match.groups())
             reserved = ARCHITECTURES[architecture].reserved if shared and int(architecture[3:]) >= 90 else 0
             kernel.registers, kernel.stack, kernel.shared = registers, stack + local, shared - reserved
-        elif match := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:\{\s*)?(?!@!PT)(?:@!?U?P\w+\s+)?(\w.*?);", line):
-            counts = kernels[architecture, symbol].instructions
-            counts.update(name for name, pattern in INSTRUCTIONS.items() if re.match(pattern, match[1]))
-            counts["all"] += 1
     for symbol, threads in _launch_bounds(text):
         for (_, name), kernel in kernels.items():
             if name == symbol:
