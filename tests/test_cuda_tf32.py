@@ -1,8 +1,8 @@
 """The tensor-core CUDA kernels of floats, emulated: by one product of TF32 numbers ("tf32") and by three ("tf32x3").
 
-In NHWC they are tensor-core kernels of test_cuda_mma.py up to the registers, in NCHW they share units, copies and
-stores with those of test_cuda_mma_nchw.py. tests/test_cuda_kernels.py and test_epilogue.py run "tf32x3" with all
-kernels that may run unasked. The dtype "tf32" is float32 where TF32 is allowed.
+In NHWC they are the kernels of test_cuda_mma.py up to the registers, in NCHW they share units, copies and stores with
+those there. tests/test_cuda_kernels.py and test_epilogue.py run "tf32x3" with all kernels that may run unasked. The
+dtype "tf32" is float32 where TF32 is allowed.
 """
 
 import numpy as np
