@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from ._ops import GRAD_WEIGHT_BIAS, NAMESPACE, OPERATORS
-from ._private_torch import SingleLevelFunction, apply_single_level, call_below_autograd
+from ._private_torch import SingleLevelFunction, apply_single_level, call_below_autograd, transformed
 
 # The two tensors that an operator takes, in the order of its arguments.
 ARGUMENTS = {"output": ("input", "weight"), "input": ("output", "weight"), "weight": ("output", "input")}
@@ -150,6 +150,9 @@ def _kernel_at_autograd_key(operator, rules: type[Rules]):
     function = type(name, (SingleLevelFunction,), methods)
 
     def kernel(*args, kernel_name=""):
+        recorded = torch.is_grad_enabled() and any(getattr(arg, "requires_grad", False) for arg in args[:3])
+        if not recorded and not transformed():  # the same without a Function, which takes as long as the dispatch
+            return call_below_autograd(operator, *args, kernel_name=kernel_name)
         return apply_single_level(function, *args, kernel_name)
 
     return kernel

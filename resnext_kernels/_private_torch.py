@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 from torch._C import _are_functorch_transforms_active as functorch_active
 from torch._C import _AutoDispatchBelowAutograd as below_autograd
 from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction as SingleLevelFunction
 
-__all__ = ["SingleLevelFunction", "apply_single_level", "call_below_autograd"]
+__all__ = ["SingleLevelFunction", "apply_single_level", "call_below_autograd", "transformed"]
 
 
 def apply_single_level(function: type[SingleLevelFunction], *args):
@@ -27,10 +26,13 @@ def call_below_autograd(operator, *args, **kwargs):
 
     Function.forward runs with both grad modes off; an outer functorch level needs them on.
     """
-    outer = contextlib.ExitStack()
-    with outer:
-        if functorch_active():
-            outer.enter_context(torch.enable_grad())
-            outer.enter_context(_set_fwd_grad_enabled(True))
-        outer.enter_context(below_autograd())
+    if functorch_active():
+        with torch.enable_grad(), _set_fwd_grad_enabled(True), below_autograd():
+            return operator(*args, **kwargs)
+    with below_autograd():
         return operator(*args, **kwargs)
+
+
+def transformed() -> bool:
+    """Whether a functorch transform or a level of forward-mode AD is active, so that tensors may have tangents."""
+    return functorch_active() or forward_ad._current_level >= 0

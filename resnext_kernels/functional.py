@@ -159,19 +159,22 @@ def why_pytorch(input, weight, bias, stride, padding, dilation, groups, kernel: 
 
 def _why_not_an_operand(input, weight, bias, stride, padding, dilation, groups) -> str:
     """Why the operator cannot take these arguments: PyTorch computes them, or raises its own error. "" if it can."""
-    tensors = [input, weight] if bias is None else [input, weight, bias]
-    if not all(isinstance(t, Tensor) for t in tensors):
-        return "an argument is not a tensor"
-    if input.dtype not in _DTYPES:
-        return f"dtype {input.dtype}"
-    if any(t.dtype != input.dtype for t in tensors):
-        return "tensors of different dtypes"
-    if input.device.type not in _DEVICES:
-        return f"device {input.device}"
-    if any(t.device != input.device for t in tensors):
-        return "tensors on different devices"
-    if any(t.layout != torch.strided for t in tensors):
-        return "a tensor that is not strided"
+    tensors = (input, weight) if bias is None else (input, weight, bias)
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor):
+            return "an argument is not a tensor"
+    dtype, device = input.dtype, input.device
+    if dtype not in _DTYPES:
+        return f"dtype {dtype}"
+    if device.type not in _DEVICES:
+        return f"device {device}"
+    for tensor in tensors:
+        if tensor.dtype != dtype:
+            return "tensors of different dtypes"
+        if tensor.device != device:
+            return "tensors on different devices"
+        if tensor.layout != torch.strided:
+            return "a tensor that is not strided"
     if input.dim() not in (3, 4) or weight.dim() != 4:
         return f"input of rank {input.dim()}, weight of rank {weight.dim()}"
     if 0 in input.shape[-3:] or 0 in weight.shape:

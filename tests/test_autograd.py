@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import functional_call, grad, hessian, jacfwd, jvp, vmap
 
 from resnext_kernels import GroupedConv2dFunction, grouped_conv2d
@@ -283,3 +283,19 @@ def test_everything_runs_under_deterministic_algorithms():
         assert all(torch.equal(a, b) for a, b in zip(step(), expected, strict=True))
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+@FRONTS
+@pytest.mark.parametrize("under_a_transform", [False, True])
+def test_forward_mode_needs_no_grad_mode(front, under_a_transform):
+    """As in PyTorch: torch.no_grad turns off what records a graph, not tangents."""
+    input, weight = torch.randn(2, 8, 5, 6), torch.randn(8, 2, 3, 3)
+    tangent = torch.randn_like(input)
+    with torch.no_grad():
+        if under_a_transform:
+            _, got = jvp(lambda x: front(x, weight, None, padding=1, groups=4), (input,), (tangent,))
+        else:
+            with forward_ad.dual_level():
+                output = front(forward_ad.make_dual(input, tangent), weight, None, padding=1, groups=4)
+                got = forward_ad.unpack_dual(output).tangent
+    torch.testing.assert_close(got, F.conv2d(tangent, weight, padding=1, groups=4))

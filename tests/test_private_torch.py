@@ -10,6 +10,7 @@ PRIVATE = [
     ("torch._C", "_AutoDispatchBelowAutograd"),
     ("torch._C", "_are_functorch_transforms_active"),
     ("torch.autograd.forward_ad", "_set_fwd_grad_enabled"),
+    ("torch.autograd.forward_ad", "_current_level"),
 ]
 
 
