@@ -62,7 +62,16 @@ def test_cpu_features(tmp_path):
 
 def test_explain_a_shape(capsys):
     arguments = ["explain", "2x64x14x14", "--groups", "8", "--op", "fprop", "--layout", "channels_last"]
-    expected = cli.explain("fprop", torch.empty(2, 64, 14, 14), torch.empty(64, 8, 3, 3), None, 1, 1, 1, 8)
+    expected = cli.explain(
+        "fprop",
+        torch.empty(2, 64, 14, 14).to(memory_format=torch.channels_last),
+        torch.empty(64, 8, 3, 3),
+        None,
+        1,
+        1,
+        1,
+        8,
+    )
     status, out, _ = call(capsys, *arguments)
     assert status == 0
     assert out == f"fprop: {expected}\n"

@@ -128,17 +128,53 @@ template <int per_lane>
   return reinterpret_cast<Vec>(reinterpret_cast<Bits>(first) >> 16 | (reinterpret_cast<Bits>(second) & 0xffff0000u));
 }
 
-// The first `count` elements, zero in the other lanes; memory behind them is not touched. Masks cost AVX-512 nothing.
 #ifdef __AVX512F__
-inline __mmask16 first_lanes(int count) { return static_cast<__mmask16>((1u << count) - 1); }
+// Some of a vector's lanes: the others are zero in what is loaded, and sums and memory keep what they hold there. Masks
+// cost AVX-512 nothing.
+using LaneSet = __mmask16;
+constexpr LaneSet all_lanes = 0xffff;
 
-inline Vec load_part(const float* from, int count) { return _mm512_maskz_loadu_ps(first_lanes(count), from); }
+[[gnu::always_inline]] inline Vec load_lanes(const float* from, LaneSet set) {
+  return _mm512_maskz_loadu_ps(set, from);
+}
 
-inline void store_part(float* to, Vec value, int count) { _mm512_mask_storeu_ps(to, first_lanes(count), value); }
+[[gnu::always_inline]] inline void store_lanes(float* to, Vec value, LaneSet set) {
+  _mm512_mask_storeu_ps(to, set, value);
+}
+
+template <class T>
+[[gnu::always_inline]] inline Vec load_lanes(const T* from, LaneSet set) {
+  return widen(reinterpret_cast<Halves>(_mm256_maskz_loadu_epi16(set, from)), T());
+}
+
+template <class T>
+[[gnu::always_inline]] inline void store_lanes(T* to, Vec value, LaneSet set) {
+  _mm256_mask_storeu_epi16(to, set, reinterpret_cast<__m256i>(round_to(value, T())));
+}
+
+// Keeps a set in a mask register, where GCC would rather read it anew for each use.
+[[gnu::always_inline]] inline LaneSet kept(LaneSet set) {
+  asm("" : "+k"(set));
+  return set;
+}
+
+[[gnu::always_inline]] inline Vec multiply_add_lanes(Vec sum, Vec x, Vec y, LaneSet set) {
+  return _mm512_mask3_fmadd_ps(x, y, sum, set);
+}
+#endif
+
+// The first `count` elements, zero in the other lanes; memory behind them is not touched.
+#ifdef __AVX512F__
+inline LaneSet first_lanes(int count) { return static_cast<LaneSet>((1u << count) - 1); }
 
 template <class T>
 Vec load_part(const T* from, int count) {
-  return widen(reinterpret_cast<Halves>(_mm256_maskz_loadu_epi16(first_lanes(count), from)), T());
+  return load_lanes(from, first_lanes(count));
+}
+
+template <class T>
+void store_part(T* to, Vec value, int count) {
+  store_lanes(to, value, first_lanes(count));
 }
 
 // 16-bit numbers as they are, in the lower halves of the lanes.
@@ -146,11 +182,6 @@ template <class T>
 Vec load_lower_halves(const T* from, int count) {
   const Halves halves = reinterpret_cast<Halves>(_mm256_maskz_loadu_epi16(first_lanes(count), from));
   return reinterpret_cast<Vec>(__builtin_convertvector(halves, Bits));
-}
-
-template <class T>
-void store_part(T* to, Vec value, int count) {
-  _mm256_mask_storeu_epi16(to, first_lanes(count), reinterpret_cast<__m256i>(round_to(value, T())));
 }
 #else
 inline __m256i first_lanes(int count) {
@@ -290,6 +321,22 @@ template <int slot, int per_lane, int j>
     }
 #endif
   }
+}
+
+// The elements of two vectors whose numbers are even (0) or odd (1).
+template <int odd>
+[[gnu::always_inline]] inline Vec every_other(Vec a, Vec b) {
+  Index index;
+  for (int lane = 0; lane < lanes; ++lane) index[lane] = 2 * lane + odd;
+  return __builtin_shuffle(a, b, index);
+}
+
+// The first (0) or second (1) vector of what has these elements in turn.
+template <int half>
+[[gnu::always_inline]] inline Vec in_turn(Vec even, Vec odd) {
+  Index index;
+  for (int lane = 0; lane < lanes; ++lane) index[lane] = lane % 2 * lanes + half * lanes / 2 + lane / 2;
+  return __builtin_shuffle(even, odd, index);
 }
 
 // Transposes a square of lanes x lanes: swaps ever larger blocks across the diagonal.

@@ -2,6 +2,7 @@
 
 #include "direct_entries.h"
 #include "grouped_conv.h"
+#include "planes_entries.h"
 #include "reference.h"
 
 // What runs when: the first entry that accepts a problem. Most special first, the reference, which accepts all, last.
@@ -35,7 +36,15 @@ struct Avx512Bf16 : Avx512 {
   }
 };
 
-// Why a direct kernel cannot compute a problem. All that is asked here must run on every CPU.
+// Why only the reference computes a problem. All that is asked here and below must run on every CPU.
+const char* why_not_common(const ConvShape& shape) {
+  if (shape.r != 3 || shape.s != 3) return "the kernel is not 3x3";
+  if (shape.dilation_h != 1 || shape.dilation_w != 1) return "the dilation is not 1";
+  if (shape.pad_h != 1 || shape.pad_w != 1) return "the padding is not 1";
+  if (shape.stride_h != shape.stride_w || shape.stride_h > 2) return "the stride is not 1 or 2";
+  return nullptr;
+}
+
 template <class Isa, DType dtype, int slot>
 const char* why_not_direct(const Problem& problem) {
   const ConvShape& shape = problem.shape;
@@ -43,17 +52,42 @@ const char* why_not_direct(const Problem& problem) {
   if (problem.dtype != dtype) return "it is for another dtype";
   if (slot < Isa::lanes && width > slot) return "the groups are wider";
   if (slot > 4 && width <= slot / 2) return "the groups are narrower";
-  if (shape.r != 3 || shape.s != 3) return "the kernel is not 3x3";
-  if (shape.dilation_h != 1 || shape.dilation_w != 1) return "the dilation is not 1";
-  if (shape.pad_h != 1 || shape.pad_w != 1) return "the padding is not 1";
-  if (shape.stride_h != shape.stride_w || shape.stride_h > 2) return "the stride is not 1 or 2";
+  if (const char* reason = why_not_common(shape)) return reason;
   return Isa::missing();
 }
+
+template <DType dtype>
+const char* why_not_planes(const Problem& problem) {
+  if (problem.dtype != dtype) return "it is for another dtype";
+  if (problem.layout != Layout::nchw) return "it is for NCHW";
+  if (const char* reason = why_not_common(problem.shape)) return reason;
+  return Avx512::missing();
+}
+
+// Wide groups, and rows that leave too much of their last vector empty, are faster by the direct kernels
+// (docs/performance.md).
+bool planes_are_slower(const Problem& problem) {
+  const ConvShape& shape = problem.shape;
+  const int64_t columns = shape.q(), vectors = (columns + Avx512::lanes - 1) / Avx512::lanes;
+  return std::max(shape.c_per_group(), shape.k_per_group()) > 12 || 10 * columns < 7 * vectors * Avx512::lanes;
+}
+
+bool is_last(const Problem&) { return true; }
 
 // Rows of a table: one for each type, for each number of lanes that a group may take.
 #define RESNEXT_ENTRY(pass, isa, Isa, slot, groups, dtype)                               \
   {#pass "_direct_" groups "_" #dtype "_" #isa, why_not_direct<Isa, DType::dtype, slot>, \
    isa::pass##_workspace<DType::dtype, slot>, isa::pass<DType::dtype, slot>, true}
+
+#define RESNEXT_PLANES_ENTRY(pass, dtype)  \
+  {#pass "_planes_" #dtype "_avx512",      \
+   why_not_planes<DType::dtype>,           \
+   avx512::planes_workspace<DType::dtype>, \
+   avx512::pass##_planes<DType::dtype>,    \
+   true,                                   \
+   planes_are_slower}
+
+#define RESNEXT_PLANES(pass) RESNEXT_PLANES_ENTRY(pass, f32), RESNEXT_PLANES_ENTRY(pass, f16)
 
 #define RESNEXT_TYPES(pass, isa, Isa, slot, groups)                                                    \
   RESNEXT_ENTRY(pass, isa, Isa, slot, groups, f32), RESNEXT_ENTRY(pass, isa, Isa, slot, groups, bf16), \
@@ -68,9 +102,9 @@ const char* why_not_direct(const Problem& problem) {
   RESNEXT_TYPES(pass, avx512, Avx512, 4, "gw4"), RESNEXT_TYPES(pass, avx512, Avx512, 8, "gw8"), \
       RESNEXT_TYPES(pass, avx512, Avx512, 16, "wide")
 
-#define RESNEXT_REST(pass)                                                                    \
-  RESNEXT_TYPES(pass, avx2, Avx2, 4, "gw4"), RESNEXT_TYPES(pass, avx2, Avx2, 8, "wide"), {    \
-    #pass "_reference", reference_why_not, pass##_reference_workspace, pass##_reference, true \
+#define RESNEXT_REST(pass)                                                                             \
+  RESNEXT_TYPES(pass, avx2, Avx2, 4, "gw4"), RESNEXT_TYPES(pass, avx2, Avx2, 8, "wide"), {             \
+    #pass "_reference", reference_why_not, pass##_reference_workspace, pass##_reference, true, is_last \
   }
 
 // vdpbf16ps does two multiply-adds a lane: AMD's CPUs begin as many of it in a cycle as of the float instruction,
@@ -78,26 +112,32 @@ const char* why_not_direct(const Problem& problem) {
 bool pairs_are_fast() { return !__builtin_cpu_is("intel"); }
 
 // In the order in which they are tried.
-#define RESNEXT_TABLE(pass, Args)                                                                     \
-  pairs_are_fast() ? KernelTable<Args>{RESNEXT_PAIRS(pass), RESNEXT_FLOATS(pass), RESNEXT_REST(pass)} \
-                   : KernelTable<Args> {                                                              \
-    RESNEXT_FLOATS(pass), RESNEXT_PAIRS(pass), RESNEXT_REST(pass)                                     \
-  }
+template <class Args>
+KernelTable<Args> in_order(const KernelTable<Args>& pairs, const KernelTable<Args>& floats,
+                           const KernelTable<Args>& rest) {
+  KernelTable<Args> table;
+  for (const auto* part : {pairs_are_fast() ? &pairs : &floats, pairs_are_fast() ? &floats : &pairs, &rest})
+    table.insert(table.end(), part->begin(), part->end());
+  return table;
+}
 
 }  // namespace
 
 const KernelTable<FpropArgs>& fprop_table() {
-  static const KernelTable<FpropArgs> table = RESNEXT_TABLE(fprop, FpropArgs);
+  static const KernelTable<FpropArgs> table = in_order<FpropArgs>(
+      {RESNEXT_PAIRS(fprop)}, {RESNEXT_PLANES(fprop), RESNEXT_FLOATS(fprop)}, {RESNEXT_REST(fprop)});
   return table;
 }
 
 const KernelTable<DgradArgs>& dgrad_table() {
-  static const KernelTable<DgradArgs> table = RESNEXT_TABLE(dgrad, DgradArgs);
+  static const KernelTable<DgradArgs> table = in_order<DgradArgs>(
+      {RESNEXT_PAIRS(dgrad)}, {RESNEXT_PLANES(dgrad), RESNEXT_FLOATS(dgrad)}, {RESNEXT_REST(dgrad)});
   return table;
 }
 
 const KernelTable<WgradArgs>& wgrad_table() {
-  static const KernelTable<WgradArgs> table = RESNEXT_TABLE(wgrad, WgradArgs);
+  static const KernelTable<WgradArgs> table =
+      in_order<WgradArgs>({RESNEXT_PAIRS(wgrad)}, {RESNEXT_FLOATS(wgrad)}, {RESNEXT_REST(wgrad)});
   return table;
 }
 

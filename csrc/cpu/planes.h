@@ -1,0 +1,321 @@
+#pragma once
+#include <omp.h>
+
+#include <algorithm>
+
+#include "direct.h"
+#include "grouped_conv.h"
+
+// fprop and dgrad of NCHW with neighbouring pixels of a row in the lanes, so that planes are read and written as they
+// lie. The sum is that of direct.h:
+//
+//      source row, three loads     x[-1] x0 x1 ... x14 | x0 x1 ... x15 | x1 x2 ... x16     taps s = 0, 1, 2
+//                                        each is multiplied by the weights of eight target channels, a number each,
+//      sums, for eight channels    t0 t1 ... t15 | t16 t17 ... t31                         and added to their sums
+//
+// so that a load serves eight vectors of products, and a weight two. Lanes whose pixel lies outside the map are left
+// out of a sum, not multiplied by zero. At stride 2 a row's even and odd pixels are taken apart (fprop) or put together
+// (dgrad). What a row leaves over of its last vector is lost: 28 columns fill 7/8 of the lanes, 7 columns less than
+// half.
+namespace resnext::cpu {
+namespace {
+
+// Of one group, in one image: channels, rows and columns.
+template <class T>
+struct Planes {
+  T* data;
+  int64_t channels, rows, columns;
+
+  int64_t pixels() const { return rows * columns; }
+  T* at(int64_t group_of_image, int64_t channel, int64_t row) const {
+    return data + (group_of_image * channels + channel) * pixels() + row * columns;
+  }
+};
+
+// One fprop or dgrad, told as the sum in direct.h.
+template <class T>
+struct PlaneSum {
+  int64_t images, groups;
+  Planes<const T> source;
+  Planes<T> target;
+  const T* bias;  // of the target's channels, or null
+  Weight<const T*> weight;
+  bool to_input, flip;  // the target is the input; every 3x3 is turned by half a turn
+  Launch launch;
+  bool fused;
+  Epilogue epilogue;  // if fused
+
+  int64_t packed_size() const { return (9 * source.channels * target.channels + lanes - 1) / lanes * lanes; }
+};
+
+// Target channels are summed eight at a time, then what is left over four, two and one.
+inline int channels_of_block(int64_t left) { return left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1; }
+
+// As many vectors of a row at a time as there are registers for: sums, and pixels for the three taps.
+template <class Walk, int channels>
+constexpr int most_vectors = (channels == 8 ? 2 : 4) / Walk::step_targets;
+
+// The weights of a group in the order of their use: block of target channels, source channel, r, s, target channel.
+template <class T>
+void pack_group(const PlaneSum<T>& sum, int64_t group, float* packed) {
+  const Weight<const T*>& weight = sum.weight;
+  const int64_t outputs = sum.to_input ? sum.source.channels : sum.target.channels;
+  const int64_t to_target = sum.to_input ? weight.stride_c : weight.stride_k;
+  const int64_t to_source = sum.to_input ? weight.stride_k : weight.stride_c;
+  for (int64_t first = 0, count; first < sum.target.channels; first += count) {
+    count = channels_of_block(sum.target.channels - first);
+    const T* block = weight.data + group * outputs * weight.stride_k + first * to_target;
+    for (int64_t channel = 0; channel < sum.source.channels; ++channel, block += to_source)
+      for (int64_t tap = 0; tap < 9; ++tap) {
+        const int64_t from = sum.flip ? 8 - tap : tap;
+        const T* element = block + from / 3 * weight.stride_r + from % 3 * weight.stride_s;
+        for (int64_t i = 0; i < count; ++i) *packed++ = to_float(element[i * to_target]);
+      }
+  }
+}
+
+// The part of a row that is summed at once, and what of its first and last vector lies inside the map. Lanes without a
+// target may hold anything, as they are not stored.
+struct Stretch {
+  int64_t step;       // the first one: a target pixel, or two of dgrad of stride 2
+  LaneSet first;      // of the first vector, those whose pixel for the tap s = 0 is not left of the map
+  LaneSet last;       // of the last vector, those whose pixel for the rightmost tap is not right of it
+  LaneSet loaded[4];  // of what is loaded for the last vector
+  LaneSet stored[2];  // of its targets
+};
+
+// The tap that looks to the right: dgrad of stride 2 turns the window round.
+template <class Walk>
+constexpr int rightmost_tap = std::is_same_v<Walk, Widening> ? 0 : 2;
+
+template <class Walk>
+Stretch stretch_at(int64_t step, int vectors, int64_t source_columns, int64_t target_columns) {
+  const auto before = [](int64_t end) { return first_lanes(static_cast<int>(std::clamp<int64_t>(end, 0, lanes))); };
+  const int64_t last = step + (vectors - 1) * lanes;  // the last vector's first step
+  Stretch stretch{step, all_lanes, before(source_columns - 1 - last), {before(source_columns - last)}, {}};
+  if (step == 0 && !std::is_same_v<Walk, Widening>) stretch.first = all_lanes - 1;
+  if (std::is_same_v<Walk, Narrowing>) {
+    stretch.last = before(source_columns / 2 - last);
+    for (int i = 0; i < 4; ++i) stretch.loaded[i] = before(source_columns - (2 * last - 1 + i % 2 * lanes + i / 2));
+  }
+  for (int i = 0; i < 2; ++i) stretch.stored[i] = before(target_columns - last * Walk::step_targets - i * lanes);
+  return stretch;
+}
+
+// The pixels that meet the taps of one row of the window, for vectors of steps. `row` is where the first step is.
+template <class Walk, int vectors, class T>
+[[gnu::always_inline]] inline void load_taps(const T* row, const Stretch& sets, Vec (&pixels)[3][vectors]) {
+  unroll<vectors>([&](auto v) RESNEXT_INLINE {
+    const auto load_inside = [&](const T* from, LaneSet set)
+                                 RESNEXT_INLINE { return v == vectors - 1 ? load_lanes(from, set) : load(from); };
+    const auto load_left = [&](const T* from) RESNEXT_INLINE {
+      const LaneSet set = v == vectors - 1 ? LaneSet(sets.first & sets.loaded[0]) : sets.first;
+      return v == 0 ? load_lanes(from, set) : load_inside(from, sets.loaded[0]);
+    };
+    if constexpr (std::is_same_v<Walk, Even>) {
+      const T* from = row + v * lanes;
+      pixels[0][v] = load_left(from - 1);
+      pixels[1][v] = load_inside(from, sets.loaded[0]);
+      pixels[2][v] = load_inside(from + 1, sets.last);
+    } else if constexpr (std::is_same_v<Walk, Narrowing>) {
+      const T* from = row + 2 * v * lanes;
+      const Vec a = load_left(from - 1), b = load_inside(from - 1 + lanes, sets.loaded[1]);
+      pixels[0][v] = every_other<0>(a, b);
+      pixels[1][v] = every_other<1>(a, b);
+      pixels[2][v] = every_other<1>(load_inside(from, sets.loaded[2]), load_inside(from + lanes, sets.loaded[3]));
+    } else {
+      const T* from = row + v * lanes;
+      pixels[0][v] = load_inside(from + 1, sets.last);
+      pixels[1][v] = pixels[2][v] = load_inside(from, sets.loaded[0]);
+    }
+  });
+}
+
+// A block of target channels for one stretch of a row.
+template <class T>
+struct PlaneBlock {
+  const T* source;  // the group's first plane
+  const float* packed;
+  T* target;             // the block's first channel, the row's first pixel
+  int64_t first_target;  // that channel's number in the tensor
+};
+
+// What follows the sums of one channel, and the stores.
+template <class Walk, int vectors, class T, int count>
+[[gnu::always_inline]] inline void store_row(const PlaneSum<T>& sum, const Stretch& stretch, int64_t channel, T* target,
+                                             const Vec (&sums)[count]) {
+  constexpr int step = Walk::step_targets;
+  const T* residual = static_cast<const T*>(sum.epilogue.residual);
+  unroll<vectors>([&](auto v) RESNEXT_INLINE {
+    unroll<step>([&](auto half) RESNEXT_INLINE {
+      Vec value = sums[v];
+      if constexpr (step == 2) value = in_turn<half>(sums[2 * v], sums[2 * v + 1]);
+      T* to = target + (v * step + half) * lanes;
+      const LaneSet set = v == vectors - 1 ? stretch.stored[half] : all_lanes;
+      if (sum.fused) {
+        const Vec zero{};
+        value = value * splat(static_cast<const float*>(sum.epilogue.scale) + channel) +
+                splat(static_cast<const float*>(sum.epilogue.shift) + channel);
+        if (residual) value += load_lanes(residual + (to - sum.target.data), set);
+        if (sum.epilogue.relu) value = value < zero ? zero : value;  // NaN stays
+      }
+      store_lanes(to, value, set);
+    });
+  });
+}
+
+template <class Walk, int channels, int vectors, class T>
+[[gnu::noinline]] void sum_stretch(const PlaneSum<T>& sum, const PlaneBlock<T>& block, const Stretch& stretch,
+                                   int64_t target_row) {
+  constexpr int step = Walk::step_targets;
+  Vec sums[channels][vectors * step];
+  unroll<channels>([&](auto k) RESNEXT_INLINE {
+    Vec start{};
+    if (sum.bias) start += to_float(sum.bias[block.first_target + k]);
+    unroll<vectors * step>([&](auto v) RESNEXT_INLINE { sums[k][v] = start; });
+  });
+  constexpr int64_t columns_of_step = std::is_same_v<Walk, Narrowing> ? 2 : 1;
+  const T* plane = block.source + stretch.step * columns_of_step;
+  const float* packed = block.packed;
+  int64_t rows[3];
+  for (int64_t r = 0; r < 3; ++r) {
+    const int64_t row = Walk::source_row(target_row, r);
+    rows[r] = row < 0 || row >= sum.source.rows ? -1 : row * sum.source.columns;
+  }
+  Stretch sets = stretch;
+  sets.first = kept(sets.first);
+  sets.last = kept(sets.last);
+  for (LaneSet& set : sets.loaded) set = kept(set);
+  for (int64_t c = 0; c < sum.source.channels; ++c, plane += sum.source.pixels())
+    for (int r = 0; r < 3; ++r, packed += 3 * channels) {
+      if (rows[r] < 0) continue;
+      Vec pixels[3][vectors];
+      load_taps<Walk>(plane + rows[r], sets, pixels);
+      unroll<3>([&](auto s) RESNEXT_INLINE {
+        unroll<channels>([&](auto k) RESNEXT_INLINE {
+          const Vec weight = splat(packed + s * channels + k);
+          unroll<vectors>([&](auto v) RESNEXT_INLINE {
+            constexpr bool is_first = v == 0 && s == 0 && step == 1;
+            constexpr bool is_last = v == vectors - 1 && s == rightmost_tap<Walk>;
+            Vec& to = sums[k][v * step + (step == 2 && s != 1)];
+            if constexpr (is_first || is_last)
+              to = multiply_add_lanes(to, pixels[s][v], weight, is_first ? sets.first : sets.last);
+            else
+              to += pixels[s][v] * weight;
+          });
+        });
+      });
+    }
+  unroll<channels>([&](auto k) RESNEXT_INLINE {
+    T* target = block.target + k * sum.target.pixels() + target_row * sum.target.columns + stretch.step * step;
+    store_row<Walk, vectors>(sum, stretch, block.first_target + k, target, sums[k]);
+  });
+}
+
+// All columns of some rows, for a block of target channels.
+template <class Walk, int channels, class T>
+void sum_rows(const PlaneSum<T>& sum, const PlaneBlock<T>& block, int64_t begin, int64_t end) {
+  constexpr int most = most_vectors<Walk, channels>;
+  const int64_t steps = (sum.target.columns + Walk::step_targets - 1) / Walk::step_targets;
+  for (int64_t step = 0; step < steps; step += most * lanes) {
+    const int vectors = static_cast<int>(std::min<int64_t>((steps - step + lanes - 1) / lanes, most));
+    const Stretch stretch = stretch_at<Walk>(step, vectors, sum.source.columns, sum.target.columns);
+    unroll<most>([&](auto fewer) RESNEXT_INLINE {
+      if (vectors == fewer + 1)
+        for (int64_t row = begin; row < end; ++row) sum_stretch<Walk, channels, fewer + 1>(sum, block, stretch, row);
+    });
+  }
+}
+
+// Some rows of one group of one image.
+template <class Walk, class T>
+void sum_group(const PlaneSum<T>& sum, int64_t image, int64_t group, int64_t begin, int64_t end, const float* packed) {
+  const int64_t group_of_image = image * sum.groups + group;
+  for (int64_t first = 0, count; first < sum.target.channels; first += count) {
+    count = channels_of_block(sum.target.channels - first);
+    const PlaneBlock<T> block{sum.source.at(group_of_image, 0, 0), packed, sum.target.at(group_of_image, first, 0),
+                              group * sum.target.channels + first};
+    const auto sum_channels = [&](auto channels) { sum_rows<Walk, channels>(sum, block, begin, end); };
+    count == 8   ? sum_channels(std::integral_constant<int, 8>())
+    : count == 4 ? sum_channels(std::integral_constant<int, 4>())
+    : count == 2 ? sum_channels(std::integral_constant<int, 2>())
+                 : sum_channels(std::integral_constant<int, 1>());
+    packed += 9 * sum.source.channels * count;
+  }
+}
+
+// Rows of a tile: as many as keep the source in the second-level cache while block after block is summed from it.
+template <class T>
+int64_t rows_of_tile(const PlaneSum<T>& sum) {
+  constexpr int64_t cached_bytes = 256 << 10;
+  return std::max<int64_t>(cached_bytes / (sum.source.channels * sum.source.columns * int64_t(sizeof(T))), 4);
+}
+
+// Each thread takes a run of all rows of all groups, and packs the weights of a group when it comes to it.
+template <class Walk, class T>
+void run_planes(const PlaneSum<T>& sum) {
+  const int64_t rows = sum.target.rows, all = sum.groups * sum.images * rows, tile = rows_of_tile(sum);
+#pragma omp parallel num_threads(sum.launch.threads)
+  {
+    const int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
+    float* packed = static_cast<float*>(sum.launch.workspace) + thread * sum.packed_size();
+    int64_t packed_group = -1;
+    for (int64_t next = all * thread / threads, end = all * (thread + 1) / threads; next < end;) {
+      const int64_t unit = next / rows, row = next % rows, count = std::min({rows - row, end - next, tile});
+      const int64_t group = unit / sum.images;
+      if (group != packed_group) pack_group(sum, packed_group = group, packed);
+      sum_group<Walk>(sum, unit % sum.images, group, row, row + count, packed);
+      next += count;
+    }
+  }
+}
+
+template <class T>
+int64_t planes_workspace_bytes(const Problem& problem, int threads) {
+  PlaneSum<T> sum{};
+  sum.source.channels = problem.shape.c_per_group();
+  sum.target.channels = problem.shape.k_per_group();
+  return threads * sum.packed_size() * int64_t(sizeof(float));
+}
+
+template <class T>
+Weight<const T*> weight_of(const Weight<const void*>& weight) {
+  return {static_cast<const T*>(weight.data), weight.stride_k, weight.stride_c, weight.stride_r, weight.stride_s};
+}
+
+template <class T>
+void run_fprop_planes(const FpropArgs& args) {
+  const ConvShape& shape = args.problem.shape;
+  const PlaneSum<T> sum{shape.n,
+                        shape.groups,
+                        {static_cast<const T*>(args.input), shape.c_per_group(), shape.h, shape.w},
+                        {static_cast<T*>(args.output), shape.k_per_group(), shape.p(), shape.q()},
+                        static_cast<const T*>(args.bias),
+                        weight_of<T>(args.weight),
+                        false,
+                        false,
+                        args.launch,
+                        args.problem.fused,
+                        args.epilogue};
+  shape.stride_h == 1 ? run_planes<Even>(sum) : run_planes<Narrowing>(sum);
+}
+
+template <class T>
+void run_dgrad_planes(const DgradArgs& args) {
+  const ConvShape& shape = args.problem.shape;
+  const PlaneSum<T> sum{shape.n,
+                        shape.groups,
+                        {static_cast<const T*>(args.grad_output), shape.k_per_group(), shape.p(), shape.q()},
+                        {static_cast<T*>(args.grad_input), shape.c_per_group(), shape.h, shape.w},
+                        nullptr,
+                        weight_of<T>(args.weight),
+                        true,
+                        shape.stride_h == 1,
+                        args.launch,
+                        false,
+                        {}};
+  shape.stride_h == 1 ? run_planes<Even>(sum) : run_planes<Widening>(sum);
+}
+
+}  // namespace
+}  // namespace resnext::cpu
