@@ -61,16 +61,19 @@ def struct_fields(struct):
         "int": ("u32", "u4"),
         "bool": ("u8", "u1"),
     }
+    stream = dict(fields_of("Stream", text, kinds)) if "struct Stream" in text else {}
+    kinds["Stream"] = None, np.dtype([(field, size) for field, (_, size) in stream.items()], align=True)
     found = {}
     for kind, names in re.findall(r"^  (?:const )?(\w+)\b([^;]*);", body, re.M):
         for name in (name.strip(" *") for name in names.split(",")):
-            if kind == "Stream":
-                found |= {f"{name}.{field}": type_ for field, type_ in fields_of("Stream", text, kinds)}
-                continue
             parts = (f"{name}.value", f"{name}.inverse") if kind == "Divisor" else (name,)
             found |= {part: kinds["int" if kind == "Divisor" else kind] for part in parts}
     layout = np.dtype([(name, size) for name, (_, size) in found.items()], align=True)
-    return {name: (layout.fields[name][1], kind) for name, (kind, _) in found.items()}, layout.itemsize
+    places = {name: (layout.fields[name][1], kind) for name, (kind, _) in found.items() if kind}
+    for name in found.keys() - places.keys():
+        at, (_, size) = layout.fields[name][1], kinds["Stream"]
+        places |= {f"{name}.{field}": (at + size.fields[field][1], kind) for field, (kind, _) in stream.items()}
+    return places, layout.itemsize
 
 
 # The structs that kernels take, and where they stand.

@@ -28,6 +28,7 @@ template <class Gw>
 constexpr int ring_floats = Gw::width == 32   ? 15872
                             : Gw::span < 16   ? 12160
                             : Gw::stride == 2 ? 11200
+                            : Gw::Form::mma   ? 11264
                                               : 8000;
 
 // The part of an image that a walk has.
@@ -68,36 +69,40 @@ __device__ __forceinline__ int wrapped_back(const Stream& s, int at) {
   return static_cast<int>(min(static_cast<unsigned>(at), static_cast<unsigned>(at + s.ring)));
 }
 
+// The thread, which as far as the compiler knows depends on something that changes, never negative: else it would keep
+// what is made of the thread in registers all the way.
+__device__ __forceinline__ int own_thread(int changing) { return static_cast<int>(threadIdx.x) + (changing >> 31); }
+
 // A thread's part in bringing rows to the ring, step by step, for walks [walk, end): the first half of the threads
 // copies input, the other half grad_output. In every step a thread copies four floats of some lines.
 template <class Gw>
 struct ChannelLoader {
   int walk, end, step = 0;
-  int lines, place, lane;  // how many lines, the first one's place in shared memory, and there in the ring
-  const float* from;       // the next four floats of its first line
-  int position, count;     // of these among what there is to copy of a line, and how much that is
+  int place, lane;      // of its first line in shared memory, and there in the ring
+  const float* from;    // the next four floats of its first line
+  int position, count;  // of these among what there is to copy of a line, and how much that is
 
   static constexpr int threads = Gw::threads / 2, nowhere = -(1 << 30);
 
-  __device__ __forceinline__ ChannelLoader(const Wgrad& g, int first, int end, int channels) : walk(first), end(end) {
+  __device__ __forceinline__ ChannelLoader(const Wgrad& g, int first, int end, int first_channel)
+      : walk(first), end(end) {
     const Stream& s = of_input() ? g.input_stream : g.grad_stream;
-    lines = min(s.lines, s.line == 1 ? channels : channels / 4) - line(s);
-    place = line_start(s, line(s));
-    lane = wrapped_back(s, offset(s) - odd(s));
+    place = line_start(s, line(s, own_thread(walk)));
+    lane = wrapped_back(s, offset(s, own_thread(walk)) - odd(s, own_thread(walk)));
+    if (walk < end) start_walk(g, first_channel);
   }
 
   // Starts the copies of the next step and makes a group of them, an empty one if there is no such step. `input_to` and
   // `grad_to`: of the chunks in their rings.
   __device__ __forceinline__ void copy_next(const Wgrad& g, int first_channel, float* smem, int input_to, int grad_to) {
     if (walk < end) {
-      if (step == 0) start_walk(g, first_channel);
       if (of_input())
-        copy_chunk(g, g.input_stream, g.columns, smem, input_to);
+        copy_chunk(g, g.input_stream, g.columns, first_channel, smem, input_to);
       else
-        copy_chunk(g, g.grad_stream, g.grad_columns, smem, grad_to);
+        copy_chunk(g, g.grad_stream, g.grad_columns, first_channel, smem, grad_to);
       if (++step == g.steps) {
         step = 0;
-        ++walk;
+        if (++walk < end) next_walk(g, first_channel);
       }
     }
     ptx::cp_async_commit();
@@ -107,9 +112,17 @@ struct ChannelLoader {
   __device__ static bool of_input() { return threadIdx.x < threads; }
 
   // The first of the thread's lines, its place in their chunks, and by how much these begin earlier.
-  __device__ static int line(const Stream& s) { return static_cast<int>(threadIdx.x) % threads >> s.lane_bits; }
-  __device__ static int offset(const Stream& s) { return 4 * (threadIdx.x & ((1 << s.lane_bits) - 1)); }
-  __device__ static int odd(const Stream& s) { return line(s) % 2 * s.odd; }
+  __device__ static int line(const Stream& s, int thread) { return thread % threads >> s.lane_bits; }
+  __device__ static int offset(const Stream& s, int thread) { return 4 * (thread & ((1 << s.lane_bits) - 1)); }
+  __device__ static int odd(const Stream& s, int thread) { return line(s, thread) % 2 * s.odd; }
+
+  // Whole images follow one another at the same distance.
+  __device__ __forceinline__ void next_walk(const Wgrad& g, int first_channel) {
+    if (g.strips > 1 || g.runs > 1) return start_walk(g, first_channel);
+    const Stream& s = of_input() ? g.input_stream : g.grad_stream;
+    from += s.image_jump;
+    position -= g.steps * s.step;
+  }
 
   __device__ __forceinline__ void start_walk(const Wgrad& g, int first_channel) {
     const Run run = run_of(g, walk);
@@ -126,20 +139,26 @@ struct ChannelLoader {
   // `row` is the first of the first step, in strips `column` that of all rows; rows [first_row, end_row) are needed.
   __device__ __forceinline__ void start_copies(const Wgrad& g, const Stream& s, const float* tensor, int columns,
                                                int row, int column, int first_row, int end_row) {
+    const int thread = own_thread(walk);
     const bool whole_rows = g.vectors && g.strips == 1;
-    const int y = whole_rows ? 0 : offset(s) / s.row, x = whole_rows ? 0 : column - s.lead + offset(s) - y * s.row;
-    const int at = row * columns - (g.lag - s.behind) * s.step + (whole_rows ? offset(s) - odd(s) : y * columns + x);
+    const int y = whole_rows ? 0 : offset(s, thread) / s.row,
+              x = whole_rows ? 0 : column - s.lead + offset(s, thread) - y * s.row;
+    const int at = row * columns - (g.lag - s.behind) * s.step +
+                   (whole_rows ? offset(s, thread) - odd(s, thread) : y * columns + x);
     const int first = g.vectors ? (first_row * columns) & ~3 : first_row * columns;
-    from = tensor + line(s) * s.line_floats + at;
-    position = offset(s) < s.chunk && x >= 0 && x < columns ? at - first : nowhere;
+    from = tensor + line(s, thread) * s.line_floats + at;
+    position = offset(s, thread) < s.chunk && x >= 0 && x < columns ? at - first : nowhere;
     count = end_row * columns * s.line - first;
   }
 
   // `to`: of the chunk in the ring.
-  __device__ __forceinline__ void copy_chunk(const Wgrad& g, const Stream& s, int columns, float* smem, int to) {
+  __device__ __forceinline__ void copy_chunk(const Wgrad& g, const Stream& s, int columns, int first_channel,
+                                             float* smem, int to) {
     if (static_cast<unsigned>(position) < static_cast<unsigned>(count)) {
       float* stage = smem + place + wrapped(s, to + lane);
       const float* source = from;
+      const int channels = g.channels - first_channel;
+      const int lines = min(s.lines, s.line == 1 ? channels : channels / 4) - line(s, own_thread(to));
       if (g.vectors) {
         const auto copy = [&] {
           ptx::cp_async<16>(stage, source);
@@ -198,7 +217,7 @@ __device__ __forceinline__ InputRows input_rows(const Wgrad& g, const float* sme
 // three rows of input in two. What is not in the image is not multiplied: `left` and `right` tell whether the first and
 // last column of input are.
 template <class Gw, int columns>
-__device__ __forceinline__ void add_columns(Sums& sums, const InputRows& input, const float* grad, int grad_channel,
+__device__ __forceinline__ void add_columns(Sums<Gw>& sums, const InputRows& input, const float* grad, int grad_channel,
                                             int first, bool left, bool right) {
   constexpr int inputs = Gw::stride * (columns - 1) + taps;
   float dy[4][columns];
@@ -244,7 +263,7 @@ __device__ __forceinline__ void add_bias(float (&bias)[biases], const float* gra
 // Adds a tile to the sums. A few columns at a time, so that what is multiplied stays in registers; one by one if the
 // tile is not whole. `own`: the channel with which the thread's part of the bias begins.
 template <class Gw>
-__device__ __forceinline__ void add_tile(Sums& sums, float (&bias)[own_biases<Gw>], const Wgrad& g,
+__device__ __forceinline__ void add_tile(Sums<Gw>& sums, float (&bias)[own_biases<Gw>], const Wgrad& g,
                                          const InputRows& input, const float* grad, int own, const Columns& columns) {
   const int channel = g.grad_stream.channel;
   if (columns.owned >= tile_columns) {
@@ -265,19 +284,29 @@ __device__ __forceinline__ void add_tile(Sums& sums, float (&bias)[own_biases<Gw
   }
 }
 
-// The same by tensor cores, for the columns that a lane has.
+// The same by tensor cores, for the columns that a lane has of `rows` rows of grad_output at most. The first one is at
+// `dy` in its ring, the first row of input, `y`, which perhaps is -1, at `x`.
 template <class Gw>
-__device__ __forceinline__ void add_products(Sums& sums, float (&bias)[2], const Wgrad& g, const InputRows& rows,
-                                             const float* from, unsigned kept) {
-  Operand input, grad;
-  read_grad<Gw>(grad, from, 1, g.grad_stream.channel, kept, bias);
+__device__ __forceinline__ void add_products(Sums<Gw>& sums, float (&bias)[2 * Gw::halves], const Wgrad& g,
+                                             const float* input, const float* grad, int rows, int y, int x, int dy,
+                                             unsigned kept) {
+  constexpr int most = Gw::rows_together;
+  Grad<Gw> grads[most];
 #pragma unroll
-  for (int r = 0; r < taps; ++r) {
-    if (!rows.inside[r]) continue;
+  for (int i = 0; i < most; ++i)
+    if (i == 0 || i < rows)
+      read_grad<Gw>(grads[i], grad + (i > 0 ? wrapped(g.grad_stream, dy + i * g.grad_stream.row) : dy), 1,
+                    g.grad_stream.channel, g.grad_stream.half, kept, bias);
 #pragma unroll
-    for (int s = 0; s < taps; ++s) {
-      read_input<Gw>(input, rows.row[r] - 1, 1, rows.channel, kept, s);
-      multiply(sums[r], input, grad, kept, s);
+  for (int j = 0; j < Gw::stride * (most - 1) + taps; ++j) {
+    if (static_cast<unsigned>(y + j) >= static_cast<unsigned>(g.rows) || (j >= taps && rows < most)) continue;
+    Inputs<Gw> inputs;
+    read_input<Gw>(inputs, input + (j > 0 ? wrapped(g.input_stream, x + j * g.input_stream.row) : x) - 1, 1,
+                   g.input_stream.channel, kept);
+#pragma unroll
+    for (int i = 0; i < most; ++i) {
+      const int r = j - Gw::stride * i;
+      if (r >= 0 && r < taps && (i == 0 || i < rows)) multiply<Gw>(sums[r], inputs, grads[i], kept);
     }
   }
 }
@@ -293,8 +322,8 @@ __device__ __forceinline__ Place place_of(const Wgrad& g, int tile_column) {
   const Stream &in = g.input_stream, &out = g.grad_stream;
   const int input = in.lead + Gw::stride * tile_column;
   if constexpr (Gw::Form::mma) {
-    const int column = threadIdx.x % 4, pair = threadIdx.x % 32 / 4 * 2;
-    const int c = Gw::Form::template c_tile<Gw>(threadIdx.x) + pair, k = Gw::Form::template k_tile<Gw>(threadIdx.x);
+    const int column = first_column<Gw>(), pair = threadIdx.x % 32 / 4 * 2, own = threadIdx.x % Gw::tile_threads;
+    const int c = Gw::Form::template c_tile<Gw>(own) + pair, k = Gw::Form::template k_tile<Gw>(own);
     return {c, channel_start(in, c) + input + Gw::stride * column, channel_start(out, k + pair) + tile_column + column,
             0};
   } else {
@@ -307,9 +336,9 @@ __device__ __forceinline__ Place place_of(const Wgrad& g, int tile_column) {
 // Sums the pixels of walks [first_walk, end) that the thread's tiles have.
 template <class Gw, class Sync>
 __device__ __forceinline__ void walk_channels(const Wgrad& g, int first_walk, int end, int first_channel, float* smem,
-                                              Sums& sums, float (&bias)[own_biases<Gw>]) {
+                                              Sums<Gw>& sums, float (&bias)[own_biases<Gw>]) {
   const Stream &in = g.input_stream, &out = g.grad_stream;
-  ChannelLoader<Gw> loader(g, first_walk, end, g.channels - first_channel);
+  ChannelLoader<Gw> loader(g, first_walk, end, first_channel);
   int input_to = 0, grad_to = 0;  // of the next chunks to be copied
   for (int i = 0; i < Gw::ahead; ++i) {
     loader.copy_next(g, first_channel, smem, input_to, grad_to);
@@ -320,7 +349,6 @@ __device__ __forceinline__ void walk_channels(const Wgrad& g, int first_walk, in
   const int tile_column = (tile & (g.segment_tiles - 1)) * tile_columns;
   const Place place = place_of<Gw>(g, tile_column);
   const bool there = first_channel + place.channel < g.channels;
-  const int first_row = there || Gw::Form::mma ? tile * g.tile_rows / Gw::tiles : 1 << 29;  // of a step
   for (int walk = first_walk; walk < end; ++walk) {
     const Run run = run_of(g, walk);
     const int q = run.column + tile_column;
@@ -332,15 +360,18 @@ __device__ __forceinline__ void walk_channels(const Wgrad& g, int first_walk, in
       Sync::row();
       loader.copy_next(g, first_channel, smem, input_to, grad_to);
       const int step_end = min(row + g.band, run.row + run.rows);
-      for (int p = row < run.row ? step_end : row + first_row; p < step_end; p += g.tile_rows) {
+      const int own_tile = Gw::Form::template tile<Gw>(own_thread(grad_to));
+      const int first_row = there || Gw::Form::mma ? own_tile * g.tile_rows / Gw::tiles * Gw::rows_together : 1 << 29;
+      for (int p = row < run.row ? step_end : row + first_row; p < step_end; p += g.tile_rows * Gw::rows_together) {
         const int dy = wrapped(out, wrapped_back(out, grad_to - out.since) + (p - row) * out.row);
         const int x = wrapped(in, wrapped_back(in, input_to - in.since - in.row) + Gw::stride * (p - row) * in.row);
-        const InputRows rows = input_rows<Gw>(g, smem + place.input, Gw::stride * p - 1, x);
-        const float* grad = smem + place.grad + dy;
+        const int y = Gw::stride * p - 1;
+        const float *input = smem + place.input, *grad = smem + place.grad;
         if constexpr (Gw::Form::mma)
-          add_products<Gw>(sums, bias, g, rows, grad, kept);
+          add_products<Gw>(sums, bias, g, input, grad, step_end - p, y, x, dy,
+                           kept & ~(p >> 31));  // as own_thread() does
         else
-          add_tile<Gw>(sums, bias, g, rows, grad, place.own, columns);
+          add_tile<Gw>(sums, bias, g, input_rows<Gw>(g, input, y, x), grad + dy, place.own, columns);
       }
       input_to = wrapped(in, input_to + in.chunk);
       grad_to = wrapped(out, grad_to + out.chunk);

@@ -89,10 +89,10 @@ __device__ __forceinline__ Tile tile_of(const Wgrad& g, int walk) {
   const int input_column = segment_index * segment_columns<Gw>(g) + Gw::stride * tile_column;
   const int grad_column = tile * tile_columns;
   if constexpr (Gw::Form::mma) {
-    const int column = threadIdx.x % 4, channel = threadIdx.x % 32 / 4 * 2;
+    const int column = first_column<Gw>(), channel = threadIdx.x % 32 / 4 * 2, own = threadIdx.x % Gw::tile_threads;
     at.kept = kept_columns<Gw>(q, at.owned, g.columns);
-    at.input = (input_column + Gw::stride * column) * 4 * Gw::input_pitch + Gw::Form::template c_tile<Gw>(threadIdx.x);
-    at.grad = (grad_column + column) * 4 * Gw::grad_pitch + Gw::Form::template k_tile<Gw>(threadIdx.x);
+    at.input = (input_column + Gw::stride * column) * 4 * Gw::input_pitch + Gw::Form::template c_tile<Gw>(own);
+    at.grad = (grad_column + column) * 4 * Gw::grad_pitch + Gw::Form::template k_tile<Gw>(own);
     at.input += channel;
     at.grad += channel;
   } else {
@@ -140,8 +140,8 @@ __device__ __forceinline__ int wrapped(int stage) {
 
 // Adds the products of a step: of each tap row with the rows that it brings together.
 template <class Gw, bool whole>
-__device__ __forceinline__ void add_step(Sums& sums, const Wgrad& g, const Ring<Gw>& ring, const Tile& tile, int step,
-                                         int stage, int grad_stage) {
+__device__ __forceinline__ void add_step(Sums<Gw>& sums, const Wgrad& g, const Ring<Gw>& ring, const Tile& tile,
+                                         int step, int stage, int grad_stage) {
 #pragma unroll
   for (int r = 0; r < taps; ++r) {
     const int p = step - Gw::back(r), y = tile.y + Gw::stride * p + r;
@@ -154,34 +154,34 @@ __device__ __forceinline__ void add_step(Sums& sums, const Wgrad& g, const Ring<
 
 // The rows of grad_output that a row of input meets, newest first, as tensor cores take them.
 template <class Gw>
-using Grads = Operand[4 - Gw::stride];
+using Grads = Grad<Gw>[4 - Gw::stride];
 
 // Adds the products of row `i` of input of a step. `whole`: every row of grad_output that it meets is there, else those
 // of steps from `first` to `last`, counted back from this one.
 template <class Gw, bool whole>
-__device__ __forceinline__ void add_products(Sums& sums, const Grads<Gw>& grads, const float* row, unsigned kept, int i,
-                                             int first, int last) {
+__device__ __forceinline__ void add_products(Sums<Gw>& sums, const Grads<Gw>& grads, const float* row, unsigned kept,
+                                             int i, int first, int last) {
+  Inputs<Gw> inputs;
+  read_input<Gw>(inputs, row, 4 * Gw::input_pitch, 1, kept);
 #pragma unroll
-  for (int s = 0; s < taps; ++s) {
-    Operand input;
-    read_input<Gw>(input, row, 4 * Gw::input_pitch, 1, kept, s);
-#pragma unroll
-    for (int r = i; r < taps; r += Gw::stride)
-      if (whole || (Gw::back(r) >= first && Gw::back(r) <= last)) multiply(sums[r], input, grads[Gw::back(r)], kept, s);
-  }
+  for (int r = i; r < taps; r += Gw::stride)
+    if (whole || (Gw::back(r) >= first && Gw::back(r) <= last)) multiply<Gw>(sums[r], inputs, grads[Gw::back(r)], kept);
 }
 
 // Adds the products of a step by tensor cores, where rows of grad_output wait in registers.
 template <class Gw>
-__device__ __forceinline__ void add_products(Sums& sums, Grads<Gw>& grads, const Wgrad& g, const Ring<Gw>& ring,
-                                             const Tile& tile, int step, int stage, int grad_stage, float (&bias)[2]) {
+__device__ __forceinline__ void add_products(Sums<Gw>& sums, Grads<Gw>& grads, const Wgrad& g, const Ring<Gw>& ring,
+                                             const Tile& tile, int step, int stage, int grad_stage,
+                                             float (&bias)[2 * Gw::halves]) {
 #pragma unroll
   for (int row = 3 - Gw::stride; row > 0; --row)
 #pragma unroll
-    for (int j = 0; j < 4; ++j) grads[row][j] = grads[row - 1][j];
+    for (int j = 0; j < 2; ++j)
+#pragma unroll
+      for (int k = 0; k < 2 * Gw::halves; ++k) grads[row][j][k] = grads[row - 1][j][k];
   if (step < tile.rows) {
     const float* row = reinterpret_cast<const float*>(ring.grad[grad_stage]);
-    read_grad<Gw>(grads[0], row + tile.grad, 4 * Gw::grad_pitch, 1, tile.kept, bias);
+    read_grad<Gw>(grads[0], row + tile.grad, 4 * Gw::grad_pitch, 1, 16, tile.kept, bias);
   }
   const int first = max(step - tile.rows + 1, 0), last = min(step, 3 - Gw::stride);
 #pragma unroll
@@ -210,7 +210,7 @@ __device__ __forceinline__ void add_bias(float4& bias, const float4* row) {
 // Sums the pixels of walks [first_walk, end) that the thread's tile has.
 template <class Gw, class Sync, class Bias>
 __device__ __forceinline__ void walk_rows(const Wgrad& g, int first_walk, int end, int first_channel, Ring<Gw>& ring,
-                                          Sums& sums, Bias& bias) {
+                                          Sums<Gw>& sums, Bias& bias) {
   Loader<Gw> loader(first_walk, end);
   for (int i = 0; i < Gw::ahead; ++i) loader.copy_next(g, first_channel, ring.input[i], ring.grad[i]);
   int stage = 0, grad_stage = 0;
@@ -246,9 +246,9 @@ __global__ void __launch_bounds__(Gw<width, stride, Form>::threads, Gw<width, st
     const int block = blockIdx.x % g.channel_blocks, slice = blockIdx.x / g.channel_blocks;
     const int first_channel = block * Gw::channels, first_walk = slice * g.slice_walks;
     const int end = min(first_walk + g.slice_walks, g.walks);
-    Sums sums = {};
+    Sums<Gw> sums = {};
     if constexpr (Form::layout == Layout::nhwc) {
-      std::conditional_t<Form::mma, float[2], float4> bias = {};
+      std::conditional_t<Form::mma, float[2 * Gw::halves], float4> bias = {};
       walk_rows<Gw, Sync>(g, first_walk, end, first_channel, smem.ring, sums, bias);
       add_tiles<Gw, Sync>(sums, bias, smem.totals);
     } else {

@@ -11,6 +11,7 @@ constexpr int taps = 3, tile_columns = 7;
 // How a tensor in NCHW streams through shared memory, in floats (rows_wgrad_channels.h).
 struct Stream {
   int64_t line_floats, jump;  // from one line to the next in memory, from one line of a thread to its next
+  int64_t image_jump;         // from the end of a walk to the next one's start, if these are whole images
   int lines, line;            // lines of a block, channels of a line
   int lane_bits, together;    // threads that copy a line, a power of two; lines that are copied at a time
   int stage_jump;             // as jump, in shared memory
@@ -18,7 +19,7 @@ struct Stream {
   int chunk, step;            // what a line gets in a step, in shared memory and in memory
   int row, lead;              // from a row to the next in shared memory; columns before those of the strip
   int start, ring, pitch;     // of the first line; what a line keeps; from one line to the next
-  int channel;                // from one channel of a line, or of its neighbour, to the next
+  int channel, half;          // from one channel of a line, or of its neighbour, to the next, and to the 16th
   int behind, since;          // steps that a chunk is there before its use; from it to the chunk that is being copied
   int odd;                    // that odd lines begin earlier
 };
@@ -151,21 +152,23 @@ struct Nchw {
   }
 };
 
-// Either of them for tensor cores (rows_wgrad_mma.h): a warp has 16 output channels and 16 input channels of a tile.
+// Either of them for tensor cores (rows_wgrad_mma.h): a warp has 16 input channels of a tile and 16 output channels or,
+// of groups of 32, all of them.
 template <class Tensors>
 struct Tf32 : TileByTile {
   static constexpr Layout layout = Tensors::layout;
   static constexpr bool mma = true;
 
-  // The first input and the first output channel of a thread's warp.
+  // The first input and the first output channel of the warp of a tile's thread; those of threads from `tile_threads`
+  // on are a warp's second half.
   template <class Gw>
   __device__ static int c_tile(int thread) {
-    return thread % Gw::tile_threads / 32 % (Gw::span / 16) * 16;
+    return thread / 32 % (Gw::span / 16) * 16;
   }
 
   template <class Gw>
   __device__ static int k_tile(int thread) {
-    return thread % Gw::tile_threads / 32 / (Gw::span / 16) * 16;
+    return thread / 32 / (Gw::span / 16) * 16;
   }
 
   // What accumulators of mma have in a lane. In groups of 8 half of the lanes have products of two groups.
@@ -190,17 +193,23 @@ struct Gw {
   static constexpr int vectors = span == 16 ? 4 : 8;  // of 4 output channels, and of 4 input channels, in a block
   static constexpr int channels = 4 * vectors, group_vectors = width / 4;
   static constexpr int tiles = span == 32 || (stride == 2 && span < 16) ? 4 : 8;  // as leave room for other blocks
-  static constexpr int tile_threads = vectors * span / 2, threads = tiles * tile_threads;
+  static constexpr int halves = Form::mma && span == 32 ? 2 : 1;  // of 16 output channels, that a warp has
+  static constexpr int tile_sums = vectors * span / 2;            // of 4 output channels x 2 input channels x 9 taps
+  static constexpr int tile_threads = tile_sums / halves, threads = tiles * tile_threads;
   static constexpr int blocks = threads < 128    ? 4  // that the registers of a multiprocessor must hold
                                 : threads == 128 ? (Form::layout == Layout::nhwc ? 4 : 3)
-                                                 : 512 / threads;
-  static constexpr int ahead = span < 16 || stride == 2 ? 1 : 2;  // steps being copied while one is in use
-  static constexpr int elements = width * taps * taps;            // weights of an output channel
+                                                 : 512 / threads / halves;
+  // Rows of grad_output in NCHW that a thread multiplies together: by tensor cores in stride 1 two, which share two of
+  // the four rows of input that they meet.
+  static constexpr int rows_together = Form::mma && stride == 1 ? 2 : 1;
+  // Steps being copied while one is in use.
+  static constexpr int ahead = span < 16 || stride == 2 || (Form::layout == Layout::nchw && rows_together > 1) ? 1 : 2;
+  static constexpr int elements = width * taps * taps;  // weights of an output channel
 
   // Vectors from a column to the next in NHWC: for tensor cores such that four columns, of grad_output or those of
   // input that meet them, begin 8 banks apart.
-  static constexpr int grad_pitch = Form::mma ? vectors + 2 : vectors;
-  static constexpr int input_pitch = Form::mma ? vectors + 3 - stride : vectors;
+  static constexpr int grad_pitch = Form::mma ? vectors + stride : vectors;
+  static constexpr int input_pitch = Form::mma ? vectors + 1 : vectors;
 
   // In NHWC, tap row r meets the row of grad_output of this many steps before, which tensor cores keep in registers.
   static constexpr int back(int r) { return r / stride; }

@@ -45,11 +45,14 @@ int plan_stream(const Wgrad& g, Stream& s, int start, int rows, int columns, int
   while (ring_rows * s.row % 4 != 0) ++ring_rows;
   s.ring = whole ? (Gw::ahead + 1) * s.chunk : ring_rows * s.row;
   s.since = (s.behind + Gw::ahead) * s.chunk;
-  s.pitch = s.ring % 8 == 4 ? s.ring : s.ring + 4;
+  // Of lines of four channels, tensor cores read two channels of each of four lines at a time.
+  const int turn = Gw::Form::mma && s.line > 1 ? 32 : 8, end = turn == 32 ? 8 : 4;
+  for (s.pitch = s.ring; s.pitch % turn != end;) s.pitch += 4;
   s.mix = input || Gw::Form::mma ? 2 : 4;
   if (s.line > 1 || s.together % s.mix != 0) s.mix = 1;
   s.mix_pitch = s.lines / s.mix * s.pitch + (s.mix == 4 && s.lines == 32 ? 16 : 0);
   s.channel = s.line > 1 ? plane : s.mix > 1 ? s.mix_pitch : s.pitch;
+  s.half = 16 / s.line / s.mix * s.pitch;
   s.line_floats = s.line * plane;
   s.jump = s.together * s.line_floats;
   s.stage_jump = s.together / s.mix * s.pitch;
@@ -68,23 +71,28 @@ bool plan_streams(Wgrad& g, int band, bool whole, bool vectors) {
   return end <= ring_floats<Gw> && g.input_stream.chunk <= most && g.grad_stream.chunk <= most;
 }
 
-// In NCHW a step has as many rows as give each tile of the block one. By 16 bytes, steps must begin at whole vectors,
-// and had better at whole sectors; or they are whole images.
+// In NCHW a step has as many rows as give each tile of the block one, or as many as it multiplies together if they fit.
+// By 16 bytes, steps must begin at whole vectors, and had better at whole sectors; or they are whole images.
 template <class Gw>
 void plan_channels(Wgrad& g) {
   g.tile_rows = Gw::tiles / g.segment_tiles;
   const int input_row = Gw::stride * g.columns, grad_row = g.grad_columns, most = std::min(g.grad_rows, 64);
-  const auto band_of = [&](int floats) {
-    int band = g.tile_rows;
+  const auto band_of = [&](int rows, int floats) {
+    int band = rows * g.tile_rows;
     while (g.strips == 1 && band < most && (band * input_row % floats != 0 || band * grad_row % floats != 0)) band *= 2;
     return band;
   };
   const bool planes = g.rows * g.columns % 4 == 0 && g.grad_rows * g.grad_columns % 4 == 0;
   const bool rows = g.strips == 1 || (g.columns % 4 == 0 && g.grad_columns % 4 == 0);
-  const bool whole = g.strips == 1 && (!planes || band_of(8) >= g.grad_rows || band_of(4) >= g.grad_rows);
+  const int together = Gw::rows_together;
+  const bool whole =
+      g.strips == 1 && (!planes || band_of(together, 8) >= g.grad_rows || band_of(together, 4) >= g.grad_rows);
   if (whole && g.grad_rows <= 64 && plan_streams<Gw>(g, g.grad_rows, true, true)) return;
-  if (planes && rows && band_of(8) < g.grad_rows && plan_streams<Gw>(g, band_of(8), false, true)) return;
-  if (planes && rows && band_of(4) < g.grad_rows && plan_streams<Gw>(g, band_of(4), false, true)) return;
+  for (int at_once = together; at_once > 0; --at_once)
+    for (int floats = 8; floats >= 4; floats /= 2) {
+      const int band = band_of(at_once, floats);
+      if (planes && rows && band < g.grad_rows && plan_streams<Gw>(g, band, false, true)) return;
+    }
   plan_streams<Gw>(g, g.tile_rows, false, false);
 }
 
@@ -126,6 +134,8 @@ Wgrad cut(const ConvShape& shape) {
   g.runs = static_cast<int>(blocks_for(g.grad_rows, g.run_rows));
   g.lag = g.input_stream.behind + (g.runs > 1);
   if (!nhwc) g.steps = g.run_rows / g.band + g.lag;
+  g.input_stream.image_jump = shape.c * shape.h * shape.w - int64_t(g.steps) * g.input_stream.step;
+  g.grad_stream.image_jump = shape.k * shape.p() * shape.q() - int64_t(g.steps) * g.grad_stream.step;
   g.segments = static_cast<int>(shape.n) * g.strips * g.runs;
   g.walks = static_cast<int>(blocks_for(g.segments, per_walk));
   g.slice_walks = static_cast<int>(std::max<int64_t>(1, blocks_for(g.walks, wanted)));

@@ -25,8 +25,10 @@ __device__ __forceinline__ void add(float4& sum, const float4& value) {
 }
 
 // A thread's sums over its tile: [r][s][input channel of the pair][output channel of the vector]. Of tensor cores:
-// [r][s][half of the vector's channels, odd or even][the other half of mma's accumulator, by input channel].
-using Sums = float[taps][taps][2][4];
+// [r][s][half of the vector's channels, odd or even][the other half of mma's accumulator, by input channel], and the
+// same of the warp's second half of output channels.
+template <class Gw>
+using Sums = float[taps][taps][2 * Gw::halves][4];
 
 // Where the tiles' sums are added up, in the place of the ring.
 template <class Gw>
@@ -34,7 +36,7 @@ struct Totals {
   static constexpr bool nhwc = Gw::Form::layout == Layout::nhwc;
   static constexpr int pitch = Gw::elements + 8;
   static constexpr int at_once = Gw::width == 32 ? 2 : 2 * taps;  // sums of a thread, to fit into 64 KB
-  float4 part[Gw::tiles][at_once][Gw::tile_threads];
+  float4 part[Gw::tiles][at_once][Gw::tile_sums];
   float4 result[Gw::vectors * pitch];
   static constexpr int bias_rows = nhwc && !Gw::Form::mma ? Gw::threads / 32 : Gw::tiles;  // warps, or tiles
   float4 bias[bias_rows][Gw::vectors];
@@ -63,19 +65,22 @@ __device__ __forceinline__ void put_bias(float4 bias, int thread, Totals<Gw>& to
 // NCHW: the channels that the threads of a tile share out, whole. Tensor cores: the columns of two channels that a lane
 // has.
 template <class Gw>
-constexpr int own_biases = Gw::width == 4 || Gw::Form::mma ? 2 : 1;
+constexpr int own_biases = Gw::Form::mma    ? 2 * Gw::halves
+                           : Gw::width == 4 ? 2
+                                            : 1;
 
 template <class Gw>
 __device__ __forceinline__ void put_bias(const float (&bias)[own_biases<Gw>], int thread, Totals<Gw>& totals) {
   if constexpr (Gw::Form::mma) {
     float* row = reinterpret_cast<float*>(totals.bias[Gw::Form::template tile<Gw>(thread)]);
+    const int own = Gw::Form::template thread_of_tile<Gw>(thread);
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < own_biases<Gw>; ++i) {
       float sum = bias[i];
 #pragma unroll
       for (int flip = 1; flip < 4; flip *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, flip);
-      if (thread % 4 == 0 && Gw::Form::template c_tile<Gw>(thread) == 0)
-        row[Gw::Form::template k_tile<Gw>(thread) + thread % 32 / 4 * 2 + i] = sum;
+      if (thread % 4 == 0 && Gw::Form::template c_tile<Gw>(own) == 0)
+        row[Gw::Form::template k_tile<Gw>(own) + i / 2 * 16 + thread % 32 / 4 * 2 + i % 2] = sum;
     }
     return;
   }
@@ -86,17 +91,17 @@ __device__ __forceinline__ void put_bias(const float (&bias)[own_biases<Gw>], in
     if (pair.c2 < 4) row[pair.c2 + 2 * i] = bias[i];
 }
 
-// A thread's sums of four output channels, for a tap and the cth input channel of its pair.
+// A thread's sums of four output channels, in a half, for a tap and the cth input channel of its pair.
 template <class Gw>
-__device__ __forceinline__ float4 sum_of(const Sums& sums, int tap, int c) {
-  const auto& sum = sums[tap / taps][tap % taps];
+__device__ __forceinline__ float4 sum_of(const Sums<Gw>& sums, int half, int tap, int c) {
+  const auto* sum = sums[tap / taps][tap % taps] + 2 * half;
   if constexpr (Gw::Form::mma) return make_float4(sum[0][2 * c], sum[1][2 * c], sum[0][2 * c + 1], sum[1][2 * c + 1]);
   return make_float4(sum[c][0], sum[c][1], sum[c][2], sum[c][3]);
 }
 
 // Adds up the tiles' sums in order, some at a time, and what the threads have of the bias.
 template <class Gw, class Sync, class Bias>
-__device__ __forceinline__ void add_tiles(const Sums& sums, const Bias& bias, Totals<Gw>& totals) {
+__device__ __forceinline__ void add_tiles(const Sums<Gw>& sums, const Bias& bias, Totals<Gw>& totals) {
   constexpr int at_once = Totals<Gw>::at_once;
   // The minimum is always threadIdx.x, but the compiler, which cannot know, keeps no register for it all the way.
   const int own = static_cast<int>(min(threadIdx.x, blockDim.x - 1));
@@ -107,16 +112,19 @@ __device__ __forceinline__ void add_tiles(const Sums& sums, const Bias& bias, To
   for (int first = 0; first < 2 * taps * taps; first += at_once) {
     if (first > 0) Sync::before_sums();
 #pragma unroll
-    for (int j = 0; j < at_once; ++j) totals.part[tile][j][thread] = sum_of<Gw>(sums, (first + j) / 2, j % 2);
+    for (int j = 0; j < at_once; ++j)
+#pragma unroll
+      for (int half = 0; half < Gw::halves; ++half)
+        totals.part[tile][j][thread + half * Gw::tile_threads] = sum_of<Gw>(sums, half, (first + j) / 2, j % 2);
     Sync::after_sums();
-    for (int at = own; at < at_once * Gw::tile_threads; at += Gw::threads) {
-      const int j = at / Gw::tile_threads;
+    for (int at = own; at < at_once * Gw::tile_sums; at += Gw::threads) {
+      const int j = at / Gw::tile_sums;
       if constexpr (Gw::Form::mma)
         if (!Gw::Form::template wanted<Gw>(at)) continue;
-      const Pair pair = Gw::Form::template pair<Gw>(at % Gw::tile_threads);
-      float4 total = totals.part[0][j][at % Gw::tile_threads];
+      const Pair pair = Gw::Form::template pair<Gw>(at % Gw::tile_sums);
+      float4 total = totals.part[0][j][at % Gw::tile_sums];
 #pragma unroll
-      for (int other = 1; other < Gw::tiles; ++other) add(total, totals.part[other][j][at % Gw::tile_threads]);
+      for (int other = 1; other < Gw::tiles; ++other) add(total, totals.part[other][j][at % Gw::tile_sums]);
       const int element = (2 * pair.c2 + j % 2) * taps * taps + (first + j) / 2;
       totals.result[Totals<Gw>::place(pair.k_vector, element)] = total;
     }

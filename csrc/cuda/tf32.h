@@ -26,6 +26,14 @@ __device__ __forceinline__ T as_multiplied(T value) {
   return value;
 }
 
+// The bits of a float for mma, which does not read the last 13: half a unit of the last place that it reads is added,
+// which rounds to nearest, ties away from zero, as round_to_tf32 does in one instruction more. Subnormal numbers, which
+// are smaller than that unit, are cut off.
+__device__ __forceinline__ uint32_t rounded_for_mma(float value) {
+  const float power = __uint_as_float(__float_as_uint(value) & 0xff800000u);
+  return __float_as_uint(fmaf(power, 0x1p-11f, value));
+}
+
 // Makes a TF32 number of a float, by round_to_tf32 but for its care of NaN, which the rest keeps, and what is left of
 // it, which is exact; of that mma does not read the last 13 bits, of which no more than one is set.
 __device__ __forceinline__ void split_tf32(uint32_t& big, uint32_t& small) {
