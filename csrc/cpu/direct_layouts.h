@@ -130,17 +130,6 @@ bool worth_streaming(const Sum<T, slot>& sum, const TilePlan& plan) {
          reinterpret_cast<uintptr_t>(sum.target.data) % sizeof(Vec) == 0;
 }
 
-// Asks for `step` of `steps` of the memory of a part, if it lies together: whole planes.
-template <class T, int slot>
-void prefetch_planes(const Tensor<T, slot>& tensor, const Part& part, int64_t step, int64_t steps) {
-  if (tensor.layout != Layout::nchw || part.rows != tensor.rows) return;
-  const int64_t first = tensor.map.first_channel(part.first_vector), last = part.first_vector + part.vectors - 1;
-  const int64_t size = (tensor.map.first_channel(last) + tensor.map.count(last) - first) * tensor.pixels();
-  constexpr int64_t line = 64 / sizeof(T);
-  const T* from = tensor.at(part.image, first, 0);
-  for (int64_t i = size * step / steps / line * line; i < size * (step + 1) / steps; i += line) prefetch(from + i);
-}
-
 // The source and the target of one tile.
 struct TileParts {
   Part source, target;
@@ -172,7 +161,7 @@ void load_residual(const Sum<T, slot>& sum, const Part& part, float* to) {
   const Tensor<T, slot>& target = sum.target;
   const auto* data = static_cast<const T*>(sum.epilogue.residual);
   load_pixels(Tensor<const T, slot>{data, target.layout, target.rows, target.columns, target.map, target.gaps}, part,
-              false, to);
+              {part.vectors * lanes, lanes}, to);
 }
 
 // What the sum of one tile reads and writes.
@@ -257,14 +246,16 @@ void sum_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const VectorPlace*
     }
     Maps maps = tile_maps(sum, plan, parts, scratch);
     maps.weights = packed;
-    if (!plan.source_in_place) load_pixels(sum.source, parts.source, from_memory, source_scratch<T>(scratch));
+    if (!plan.source_in_place)
+      load_pixels(sum.source, parts.source, {parts.source.vectors * lanes, lanes}, source_scratch<T>(scratch));
     if (sum.epilogue.residual && !plan.target_in_place)
       load_residual(sum, parts.target, scratch + plan.source_floats + plan.target_floats);
+    LinesAhead target_ahead, source_ahead;
+    if (from_memory && !plan.target_in_place) target_ahead = {sum.target, parts.target, parts.target.rows};
+    if (from_memory && !plan.source_in_place) source_ahead = {sum.source, next, parts.target.rows};
     for (int64_t i = 0; i < parts.target.rows; ++i) {
-      if (from_memory) {
-        prefetch_planes(sum.target, parts.target, i, parts.target.rows);
-        prefetch_planes(sum.source, next, i, parts.target.rows);
-      }
+      target_ahead.ask();
+      source_ahead.ask();
       sum_row<Walk, slot, per_lane<T>>(maps, parts.target.first_row + i, vectors + parts.target.first_vector,
                                        parts.target.vectors);
     }
