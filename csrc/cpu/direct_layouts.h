@@ -58,8 +58,11 @@ struct TilePlan {
   int64_t units, blocks;  // units of a block, blocks of an image
   int64_t source_vectors, target_vectors;  // of a block
   int64_t rows, tiles;                     // target rows of a tile, tiles of an image
-  // One image uses weights once. Where they are many, each thread packs those of a block when it comes to it, so that
-  // they do not leave the cache; but not where several threads would pack the same.
+  // Whether a block's weights meet all images before the next block's are read: in NCHW, and where those of all blocks
+  // would not fit into the second-level cache. Else an image's blocks follow one another: in NHWC they share its pages.
+  bool images_innermost;
+  // Each thread packs the weights of a block when it comes to it, so that they do not leave the cache: where they are
+  // many and are used in one go, but not where several threads would pack the same.
   bool packs_blocks;
   int64_t source_floats, target_floats, residual_floats;  // scratch
 
@@ -86,7 +89,7 @@ inline long first_level_cache_ways() {
 template <class Walk, class T, int slot>
 TilePlan tile_plan(const Sum<T, slot>& sum, int threads) {
   constexpr int64_t cached_floats = 128 * 1024, line_channels = 64, fewest_rows = 8;
-  constexpr int64_t page = 4096, ways_for_short_blocks = 12;
+  constexpr int64_t cached_weights = 512 * 1024, page = 4096, ways_for_short_blocks = 12;
   const Lanes<slot>&from = sum.source.map, &to = sum.target.map;
   const bool nhwc = sum.source.layout == Layout::nhwc;
   TilePlan plan{};
@@ -118,7 +121,10 @@ TilePlan tile_plan(const Sum<T, slot>& sum, int threads) {
   plan.blocks = (from.units() + plan.units - 1) / plan.units;
   plan.source_vectors = plan.units * from.vectors_per_unit();
   plan.target_vectors = plan.units * to.vectors_per_unit();
-  plan.packs_blocks = sum.images == 1 && plan.blocks >= threads && sum.pack_plan().size() > cached_floats;
+  const int64_t weights = sum.pack_plan().size();
+  plan.images_innermost = !nhwc || weights > cached_weights;
+  const bool in_one_go = plan.images_innermost || sum.images == 1;
+  plan.packs_blocks = in_one_go && plan.blocks >= threads && weights > cached_floats;
   return plan;
 }
 
@@ -137,8 +143,9 @@ struct TileParts {
 
 template <class Walk, class T, int slot>
 TileParts tile_parts(const Sum<T, slot>& sum, const TilePlan& plan, int64_t index) {
-  const int64_t tile = index % plan.tiles, block = index / plan.tiles % plan.blocks;
-  const int64_t image = index / plan.tiles / plan.blocks;
+  const int64_t tile = index % plan.tiles, rest = index / plan.tiles;
+  const int64_t block = plan.images_innermost ? rest / sum.images : rest % plan.blocks;
+  const int64_t image = plan.images_innermost ? rest % sum.images : rest / plan.blocks;
   const int64_t first = tile * plan.rows, last = std::min(first + plan.rows, sum.target.rows) - 1;
   const int64_t source_first = std::max<int64_t>(Walk::first_source_row(first), 0);
   const int64_t source_last = std::min(Walk::last_source_row(last), sum.source.rows - 1);
