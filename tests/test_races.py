@@ -169,7 +169,7 @@ def verify(entry, tmp_path, threads, shared, integers):
 def answers(path, kernel, tmp_path):
     """The checker's answers: one, or one for each way of every branch that the tensors' values decide."""
     (tmp_path / "input.json").write_text(json.dumps(kernel))
-    answer = prove(path, 120, input=str(tmp_path / "input.json"), reference=None)
+    answer = prove(path, 600, input=str(tmp_path / "input.json"), reference=None)
     decided = kernel.get("branch_decisions", [])
     undecided = [d["details"]["location"] for d in answer["diagnostics"] if d["code"] == "control_predicate_not_static"]
     if not undecided or undecided[0]["line"] in [decision["line"] for decision in decided]:

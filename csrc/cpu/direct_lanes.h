@@ -1,5 +1,6 @@
 #pragma once
 #include <algorithm>
+#include <utility>
 
 #include "grouped_conv.h"
 #include "simd.h"
@@ -113,6 +114,49 @@ struct Part {
   int64_t image, first_vector, vectors, first_row, rows;
 };
 
+// Asks for the memory of a part before it is needed: some lines at a time, while something else is computed, as few
+// can be on their way at once.
+class LinesAhead {
+ public:
+  LinesAhead() = default;  // asks for nothing
+
+  // All of the part in `calls` calls of `ask`.
+  template <class T, int slot>
+  LinesAhead(const Tensor<T, slot>& tensor, const Part& part, int64_t calls) {
+    const int64_t last = part.first_vector + part.vectors - 1,
+                  first_channel = tensor.map.first_channel(part.first_vector);
+    const int64_t channels = tensor.map.first_channel(last) + tensor.map.count(last) - first_channel;
+    const int64_t pixels = part.rows * tensor.columns;
+    const bool planes = tensor.layout == Layout::nchw;
+    run_ = reinterpret_cast<const char*>(tensor.at(part.image, first_channel, part.first_row));
+    runs_ = planes ? channels : pixels;
+    run_bytes_ = (planes ? pixels : channels) * int64_t(sizeof(T));
+    distance_ = (planes ? tensor.channel_stride() : tensor.pixel_stride()) * int64_t(sizeof(T));
+    if (distance_ == run_bytes_) run_bytes_ *= std::exchange(runs_, 1);
+    lines_ = runs_ * (run_bytes_ / line + 1) / calls + 1;
+    begin_run();
+  }
+
+  void ask() {
+    for (int64_t i = 0; i < lines_ && runs_ > 0; ++i) {
+      prefetch(here_);
+      here_ += line;
+      if (here_ < run_ + run_bytes_) continue;
+      run_ += distance_;
+      --runs_;
+      begin_run();
+    }
+  }
+
+ private:
+  static constexpr int64_t line = 64;
+
+  void begin_run() { here_ = run_ - reinterpret_cast<uintptr_t>(run_) % line; }
+
+  const char *run_ = nullptr, *here_ = nullptr;  // `here_` in the run at `run_`
+  int64_t runs_ = 0, run_bytes_ = 0, distance_ = 0, lines_ = 0;
+};
+
 // The pixels of a square, which is a vector of each of `lanes` planes.
 template <class T>
 constexpr int square_pixels = lanes * in_lane<T>;
@@ -184,26 +228,40 @@ template <class T, int slot>
          });
 }
 
-// Copies a part to scratch: pixels of `part.vectors` vectors of floats or, for pairs, of bfloat16 as they are.
+// The distances in a tile from pixel to pixel and from vector to vector.
+struct Strides {
+  int64_t pixel, vector;
+};
+
+// Copies a part to scratch: vectors of floats or, for pairs, of bfloat16 as they are. In NHWC some vectors of a pixel
+// before the next pixel: lines of memory that lie side by side come to cache together.
 template <class T, int slot, class S>
-[[gnu::noinline]] void load_pixels(const Tensor<const T, slot>& tensor, const Part& part, bool ahead, S* to) {
-  const int64_t stride = part.vectors * lanes, pixels = part.rows * tensor.columns;
-  for (int64_t i = 0; i < part.vectors; ++i) {
-    const int64_t channel = tensor.map.first_channel(part.first_vector + i);
-    const int count = tensor.map.count(part.first_vector + i);
-    const T* from = tensor.at(part.image, channel, part.first_row);
-    S* vector = to + i * lanes;
-    if (tensor.layout == Layout::nchw) {
+[[gnu::noinline]] void load_pixels(const Tensor<const T, slot>& tensor, const Part& part, const Strides& strides,
+                                   S* to) {
+  constexpr int64_t side_by_side = 64 / lanes;
+  const bool planes = tensor.layout == Layout::nchw;
+  const int64_t pixels = part.rows * tensor.columns, most = planes ? 1 : side_by_side;
+  for (int64_t i = 0; i < part.vectors; i += most, to += most * strides.vector) {
+    const int vectors = static_cast<int>(std::min(part.vectors - i, most));
+    int64_t channel[side_by_side];
+    int count[side_by_side];
+    for (int j = 0; j < vectors; ++j) {
+      channel[j] = tensor.map.first_channel(part.first_vector + i + j);
+      count[j] = tensor.map.count(part.first_vector + i + j);
+    }
+    const T* from = tensor.at(part.image, 0, part.first_row);
+    if (planes) {
+      from += channel[0] * tensor.channel_stride();
       for (int64_t pixel = 0; pixel < pixels; pixel += square_pixels<T>)
-        load_square(from + pixel, tensor.channel_stride(), count, std::min<int64_t>(pixels - pixel, square_pixels<T>),
-                    tensor.gaps, vector + pixel * stride, stride);
+        load_square(from + pixel, tensor.channel_stride(), count[0],
+                    std::min<int64_t>(pixels - pixel, square_pixels<T>), tensor.gaps, to + pixel * strides.pixel,
+                    strides.pixel);
       continue;
     }
-    for (int64_t pixel = 0; pixel < pixels; ++pixel, vector += stride) {
-      if (ahead) prefetch(from + stride);  // the next part's pixel
-      store(vector, tensor.gaps.open(load_part(from, count)));
-      from += tensor.map.channels();
-    }
+    for (int64_t pixel = 0; pixel < pixels; ++pixel, from += tensor.map.channels())
+      for (int j = 0; j < vectors; ++j)
+        store(to + pixel * strides.pixel + j * strides.vector,
+              tensor.gaps.open(load_part(from + channel[j], count[j])));
   }
 }
 

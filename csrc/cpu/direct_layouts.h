@@ -58,8 +58,11 @@ struct TilePlan {
   int64_t units, blocks;  // units of a block, blocks of an image
   int64_t source_vectors, target_vectors;  // of a block
   int64_t rows, tiles;                     // target rows of a tile, tiles of an image
-  // One image uses weights once. Where they are many, each thread packs those of a block when it comes to it, so that
-  // they do not leave the cache; but not where several threads would pack the same.
+  // Whether a block's weights meet all images before the next block's are read: in NCHW, and where those of all blocks
+  // would not fit into the second-level cache. Else an image's blocks follow one another: in NHWC they share its pages.
+  bool images_innermost;
+  // Each thread packs the weights of a block when it comes to it, so that they do not leave the cache: where they are
+  // many and are used in one go, but not where several threads would pack the same.
   bool packs_blocks;
   int64_t source_floats, target_floats, residual_floats;  // scratch
 
@@ -86,7 +89,7 @@ inline long first_level_cache_ways() {
 template <class Walk, class T, int slot>
 TilePlan tile_plan(const Sum<T, slot>& sum, int threads) {
   constexpr int64_t cached_floats = 128 * 1024, line_channels = 64, fewest_rows = 8;
-  constexpr int64_t page = 4096, ways_for_short_blocks = 12;
+  constexpr int64_t cached_weights = 512 * 1024, page = 4096, ways_for_short_blocks = 12;
   const Lanes<slot>&from = sum.source.map, &to = sum.target.map;
   const bool nhwc = sum.source.layout == Layout::nhwc;
   TilePlan plan{};
@@ -118,7 +121,10 @@ TilePlan tile_plan(const Sum<T, slot>& sum, int threads) {
   plan.blocks = (from.units() + plan.units - 1) / plan.units;
   plan.source_vectors = plan.units * from.vectors_per_unit();
   plan.target_vectors = plan.units * to.vectors_per_unit();
-  plan.packs_blocks = sum.images == 1 && plan.blocks >= threads && sum.pack_plan().size() > cached_floats;
+  const int64_t weights = sum.pack_plan().size();
+  plan.images_innermost = !nhwc || weights > cached_weights;
+  const bool in_one_go = plan.images_innermost || sum.images == 1;
+  plan.packs_blocks = in_one_go && plan.blocks >= threads && weights > cached_floats;
   return plan;
 }
 
@@ -130,17 +136,6 @@ bool worth_streaming(const Sum<T, slot>& sum, const TilePlan& plan) {
          reinterpret_cast<uintptr_t>(sum.target.data) % sizeof(Vec) == 0;
 }
 
-// Asks for `step` of `steps` of the memory of a part, if it lies together: whole planes.
-template <class T, int slot>
-void prefetch_planes(const Tensor<T, slot>& tensor, const Part& part, int64_t step, int64_t steps) {
-  if (tensor.layout != Layout::nchw || part.rows != tensor.rows) return;
-  const int64_t first = tensor.map.first_channel(part.first_vector), last = part.first_vector + part.vectors - 1;
-  const int64_t size = (tensor.map.first_channel(last) + tensor.map.count(last) - first) * tensor.pixels();
-  constexpr int64_t line = 64 / sizeof(T);
-  const T* from = tensor.at(part.image, first, 0);
-  for (int64_t i = size * step / steps / line * line; i < size * (step + 1) / steps; i += line) prefetch(from + i);
-}
-
 // The source and the target of one tile.
 struct TileParts {
   Part source, target;
@@ -148,8 +143,9 @@ struct TileParts {
 
 template <class Walk, class T, int slot>
 TileParts tile_parts(const Sum<T, slot>& sum, const TilePlan& plan, int64_t index) {
-  const int64_t tile = index % plan.tiles, block = index / plan.tiles % plan.blocks;
-  const int64_t image = index / plan.tiles / plan.blocks;
+  const int64_t tile = index % plan.tiles, rest = index / plan.tiles;
+  const int64_t block = plan.images_innermost ? rest / sum.images : rest % plan.blocks;
+  const int64_t image = plan.images_innermost ? rest % sum.images : rest / plan.blocks;
   const int64_t first = tile * plan.rows, last = std::min(first + plan.rows, sum.target.rows) - 1;
   const int64_t source_first = std::max<int64_t>(Walk::first_source_row(first), 0);
   const int64_t source_last = std::min(Walk::last_source_row(last), sum.source.rows - 1);
@@ -172,7 +168,7 @@ void load_residual(const Sum<T, slot>& sum, const Part& part, float* to) {
   const Tensor<T, slot>& target = sum.target;
   const auto* data = static_cast<const T*>(sum.epilogue.residual);
   load_pixels(Tensor<const T, slot>{data, target.layout, target.rows, target.columns, target.map, target.gaps}, part,
-              false, to);
+              {part.vectors * lanes, lanes}, to);
 }
 
 // What the sum of one tile reads and writes.
@@ -257,14 +253,16 @@ void sum_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const VectorPlace*
     }
     Maps maps = tile_maps(sum, plan, parts, scratch);
     maps.weights = packed;
-    if (!plan.source_in_place) load_pixels(sum.source, parts.source, from_memory, source_scratch<T>(scratch));
+    if (!plan.source_in_place)
+      load_pixels(sum.source, parts.source, {parts.source.vectors * lanes, lanes}, source_scratch<T>(scratch));
     if (sum.epilogue.residual && !plan.target_in_place)
       load_residual(sum, parts.target, scratch + plan.source_floats + plan.target_floats);
+    LinesAhead target_ahead, source_ahead;
+    if (from_memory && !plan.target_in_place) target_ahead = {sum.target, parts.target, parts.target.rows};
+    if (from_memory && !plan.source_in_place) source_ahead = {sum.source, next, parts.target.rows};
     for (int64_t i = 0; i < parts.target.rows; ++i) {
-      if (from_memory) {
-        prefetch_planes(sum.target, parts.target, i, parts.target.rows);
-        prefetch_planes(sum.source, next, i, parts.target.rows);
-      }
+      target_ahead.ask();
+      source_ahead.ask();
       sum_row<Walk, slot, per_lane<T>>(maps, parts.target.first_row + i, vectors + parts.target.first_vector,
                                        parts.target.vectors);
     }

@@ -22,7 +22,8 @@
 //      spread<3>(x)   sum9    sum10   sum11
 //
 // A tile of both tensors is copied to scratch first, from either layout and any type: it is read 3 * group width / 4
-// times, and in NHWC its pixels are so far apart that few of them fit into the same cache at a time.
+// times, and in NHWC its pixels are so far apart that few of them fit into the same cache at a time. The memory of the
+// next tile is asked for meanwhile.
 // While a tile of grad_output lies there, its pixels are added up for the bias's gradient too.
 // The tiles are dealt out to a number of parts that depends on the shape alone. A part sums its tiles in order, and
 // the parts are added in order, so the number of threads does not change the result.
@@ -39,9 +40,21 @@ struct Tile {
   int64_t group_distance;         // between the starts of groups
 };
 
+// What the next tile needs.
+struct TilesAhead {
+  LinesAhead input, grad_output;
+
+  void ask() {
+    input.ask();
+    grad_output.ask();
+  }
+};
+
 // Adds a tile to the packed weights of one vector of output channels.
 template <int slot, int stride, int per_lane>
-[[gnu::noinline]] void add_tile(const ConvShape& shape, const Tile& tile, bool first, int64_t channels, float* packed) {
+[[gnu::noinline]] void add_tile(const ConvShape& shape, const Tile& tile, bool first, int64_t channels,
+                                TilesAhead* ahead, float* packed) {
+  const int64_t inputs = shape.w, outputs = shape.q();  // here once, as q divides
   for (int64_t r = 0; r < 3; ++r)
     for (int64_t channel = 0; channel < channels; channel += wgrad_channels) {
       float* place = packed + packed_place(channel, 3 * r);
@@ -51,8 +64,9 @@ template <int slot, int stride, int per_lane>
       for (int64_t p = tile.first; p < tile.last; ++p) {
         const int64_t h = p * stride - 1 + r;
         if (h < 0 || h >= shape.h) continue;
+        if (ahead) ahead->ask();
         const float* input = tile.input + (h - tile.input_first) * tile.input_row + channel;
-        sums.add_row(input, tile.grad_output + (p - tile.first) * tile.output_row, shape.w, shape.q());
+        sums.add_row(input, tile.grad_output + (p - tile.first) * tile.output_row, inputs, outputs);
       }
       sums.end(place);
     }
@@ -80,11 +94,13 @@ struct WgradPlan {
   PackPlan<slot> pack;
   bool prefetch, with_bias;
   int64_t stride;
-  int64_t tile_rows, tiles_per_image, tiles, units, parts;
+  int64_t tile_rows, tiles_per_image, tiles, units, units_at_once, parts;
   int64_t input_columns, output_columns;                  // vectors of a row of a tile
   int64_t input_scratch, output_scratch, linear_scratch;  // floats
 
-  int64_t scratch() const { return input_scratch + output_scratch + linear_scratch; }
+  int64_t scratch() const {
+    return units_at_once * (input_scratch + grad_output.map.vectors_per_unit() * output_scratch) + linear_scratch;
+  }
   int64_t bias_size() const { return pack.map.vectors() * lanes; }
   int64_t part_size() const { return pack.size() + bias_size(); }
 };
@@ -109,7 +125,12 @@ WgradPlan<T, slot> wgrad_plan(const WgradArgs& args) {
   plan.output_columns = pairs ? pair_columns<Operand::grad_output>(shape.q(), plan.stride) : shape.q();
   const int64_t input_row = plan.input_columns * inputs.vectors_per_unit() * lanes;
   const int64_t output_row = plan.output_columns * lanes;
-  const int64_t rows_that_fit = std::clamp<int64_t>(tile_floats / (plan.stride * input_row + output_row), 1, shape.p());
+  // In NHWC several units at a time, if they are a vector each; but few pixels, which are so far apart that they crowd
+  // the second-level cache, too.
+  const bool neighbours = args.problem.layout == Layout::nhwc && inputs.vectors_per_unit() == 1;
+  plan.units_at_once = neighbours ? 64 / lanes : 1;
+  const int64_t floats = neighbours ? tile_floats / 2 : tile_floats;
+  const int64_t rows_that_fit = std::clamp<int64_t>(floats / (plan.stride * input_row + output_row), 1, shape.p());
   int64_t tiles = (shape.p() + rows_that_fit - 1) / rows_that_fit;
   if (tiles > 1) tiles += tiles % 2;  // an even number of equal tiles shares out well
   plan.tile_rows = (shape.p() + tiles - 1) / tiles;
@@ -125,51 +146,80 @@ WgradPlan<T, slot> wgrad_plan(const WgradArgs& args) {
   return plan;
 }
 
-// Copies a part of one of the two tensors to scratch.
+// Copies a part of one of the two tensors to scratch: every `vectors` vectors become a tile of `size` floats.
 template <Operand operand, class T, int slot>
-void load_operand(const WgradPlan<T, slot>& plan, const Part& part, float* linear, float* to) {
+void load_operand(const WgradPlan<T, slot>& plan, const Part& part, int64_t vectors, int64_t size, float* linear,
+                  float* to) {
   const Tensor<const T, slot>& tensor = operand == Operand::input ? plan.input : plan.grad_output;
-  if constexpr (per_lane<T> == 2)
-    load_pairs<operand>(tensor, part, plan.stride, plan.prefetch, linear, to);
-  else
-    load_pixels(tensor, part, plan.prefetch, to);
+  if constexpr (per_lane<T> == 2) {
+    for (int64_t i = 0; i < part.vectors; i += vectors, to += size) {
+      const Part one{part.image, part.first_vector + i, std::min(vectors, part.vectors - i), part.first_row, part.rows};
+      load_pairs<operand>(tensor, one, plan.stride, linear, to);
+    }
+  } else {
+    load_pixels(tensor, part, {vectors * lanes, vectors == 1 ? size : lanes}, to);
+  }
 }
 
-// Adds one tile to the packed weights of one unit, and to its sums of grad_output, which lie behind all weights.
+// The parts of the two tensors that the tiles of some units are copied from.
+struct WgradParts {
+  Part input, grad_output;
+};
+
 template <class T, int slot>
-void add_unit_tile(const ConvShape& shape, const WgradPlan<T, slot>& plan, int64_t tile_index, int64_t unit, bool first,
-                   float* scratch, float* packed) {
-  const int64_t image = tile_index / plan.tiles_per_image;
+WgradParts wgrad_parts(const ConvShape& shape, const WgradPlan<T, slot>& plan, int64_t tile_index, int64_t unit,
+                       int64_t end_unit) {
+  const auto part = [&](const Lanes<slot>& map, int64_t first_row, int64_t last_row) {
+    const int64_t begin = unit * map.vectors_per_unit(),
+                  end = std::min(end_unit * map.vectors_per_unit(), map.vectors());
+    return Part{tile_index / plan.tiles_per_image, begin, end - begin, first_row, last_row - first_row};
+  };
+  const int64_t first = tile_index % plan.tiles_per_image * plan.tile_rows;
+  const int64_t last = std::min(first + plan.tile_rows, shape.p());
+  return {part(plan.input.map, std::max<int64_t>(first * plan.stride - 1, 0),
+               std::min((last - 1) * plan.stride + 2, shape.h)),
+          part(plan.grad_output.map, first, last)};
+}
+
+// Adds the tiles of some units to their packed weights, and to their sums of grad_output, which lie behind all weights.
+template <class T, int slot>
+void add_tiles(const ConvShape& shape, const WgradPlan<T, slot>& plan, const WgradParts& parts, const WgradParts& next,
+               bool first, float* scratch, float* packed) {
   const Lanes<slot>&inputs = plan.input.map, &outputs = plan.grad_output.map;
-  const int64_t first_input = unit * inputs.vectors_per_unit(), first_vector = unit * outputs.vectors_per_unit();
-  const int64_t input_vectors = std::min(inputs.vectors_per_unit(), inputs.vectors() - first_input);
-  const int64_t end_vector = std::min(first_vector + outputs.vectors_per_unit(), outputs.vectors());
+  const int64_t first_vector = parts.grad_output.first_vector, vectors = parts.grad_output.vectors;
   Tile tile{};
-  tile.first = tile_index % plan.tiles_per_image * plan.tile_rows;
-  tile.last = std::min(tile.first + plan.tile_rows, shape.p());
-  tile.input_first = std::max<int64_t>(tile.first * plan.stride - 1, 0);
+  tile.first = parts.grad_output.first_row;
+  tile.last = tile.first + parts.grad_output.rows;
+  tile.input_first = parts.input.first_row;
+  const int64_t input_vectors = std::min(parts.input.vectors, inputs.vectors_per_unit());
   tile.input_stride = input_vectors * lanes;
   tile.group_distance = slot < lanes ? slot : inputs.width;
-  const int64_t input_last = std::min((tile.last - 1) * plan.stride + 2, shape.h);
   tile.input_row = plan.input_columns * tile.input_stride;
   tile.output_row = plan.output_columns * lanes;
-  float *grad_output = scratch + plan.input_scratch, *linear = grad_output + plan.output_scratch;
-  tile.grad_output = grad_output;
-  load_operand<Operand::input>(
-      plan, {image, first_input, input_vectors, tile.input_first, input_last - tile.input_first}, linear, scratch);
-  for (int64_t vector = first_vector; vector < end_vector; ++vector) {
-    load_operand<Operand::grad_output>(plan, {image, vector, 1, tile.first, tile.last - tile.first}, linear,
-                                       grad_output);
+  float* grad_outputs = scratch + plan.units_at_once * plan.input_scratch;
+  float* linear = grad_outputs + plan.units_at_once * outputs.vectors_per_unit() * plan.output_scratch;
+  load_operand<Operand::input>(plan, parts.input, input_vectors, plan.input_scratch, linear, scratch);
+  load_operand<Operand::grad_output>(plan, parts.grad_output, 1, plan.output_scratch, linear, grad_outputs);
+  TilesAhead ahead;
+  if (plan.prefetch) {
+    const int64_t rows = vectors * plan.pack.channels / wgrad_channels * (3 * parts.grad_output.rows - 2);
+    ahead = {{plan.input, next.input, rows}, {plan.grad_output, next.grad_output, rows}};
+  }
+  for (int64_t i = 0; i < vectors; ++i) {
+    const int64_t vector = first_vector + i, unit_in_parts = i / outputs.vectors_per_unit();
+    const int64_t unit = first_vector / outputs.vectors_per_unit() + unit_in_parts;
     const int64_t group_in_unit = slot < lanes ? 0 : outputs.place(vector, 0).group - unit * outputs.groups_per_unit();
-    tile.input = scratch + group_in_unit * inputs.width;
+    tile.input = scratch + unit_in_parts * plan.input_scratch + group_in_unit * inputs.width;
+    tile.grad_output = grad_outputs + i * plan.output_scratch;
     constexpr int two_groups = slot == lanes && lanes == 16 ? 8 : slot;
     const bool straddles = outputs.straddles(vector);
     constexpr int count = per_lane<T>;
     const auto add = plan.stride == 1 ? (straddles ? add_tile<two_groups, 1, count> : add_tile<slot, 1, count>)
                                       : (straddles ? add_tile<two_groups, 2, count> : add_tile<slot, 2, count>);
-    add(shape, tile, first, plan.pack.channels, packed + vector * plan.pack.vector_size());
+    add(shape, tile, first, plan.pack.channels, plan.prefetch ? &ahead : nullptr,
+        packed + vector * plan.pack.vector_size());
     if (plan.with_bias)
-      add_pixels<count>(grad_output, (tile.last - tile.first) * plan.output_columns, first,
+      add_pixels<count>(tile.grad_output, parts.grad_output.rows * plan.output_columns, first,
                         packed + plan.pack.size() + vector * lanes);
   }
 }
@@ -181,8 +231,15 @@ void add_part(const ConvShape& shape, const WgradPlan<T, slot>& plan, int64_t pa
   const int64_t first = plan.tiles * part / plan.parts, last = plan.tiles * (part + 1) / plan.parts;
   if (first == last && begin == 0) std::fill_n(packed, plan.part_size(), 0.0f);  // no images
   for (int64_t tile = first; tile < last; ++tile)
-    for (int64_t unit = begin; unit < end; ++unit)
-      add_unit_tile(shape, plan, tile, unit, tile == first, scratch, packed);
+    for (int64_t unit = begin; unit < end; unit += plan.units_at_once) {
+      const auto parts = [&](int64_t index, int64_t first_unit) {
+        return wgrad_parts(shape, plan, index, first_unit, std::min(first_unit + plan.units_at_once, end));
+      };
+      const bool at_end = unit + plan.units_at_once >= end;
+      const WgradParts next =
+          at_end ? parts(std::min(tile + 1, last - 1), begin) : parts(tile, unit + plan.units_at_once);
+      add_tiles(shape, plan, parts(tile, unit), next, tile == first, scratch, packed);
+    }
 }
 
 template <class T, int slot>

@@ -68,8 +68,8 @@ template <Operand operand, class Pixel>
 
 // Copies a part to scratch as pairs. `linear` holds a pair for every two pixels of the part, if it comes from planes.
 template <Operand operand, class T, int slot>
-[[gnu::noinline]] void load_pairs(const Tensor<const T, slot>& tensor, const Part& part, int64_t stride, bool ahead,
-                                  float* linear, float* to) {
+[[gnu::noinline]] void load_pairs(const Tensor<const T, slot>& tensor, const Part& part, int64_t stride, float* linear,
+                                  float* to) {
   const int64_t distance = part.vectors * lanes, columns = tensor.columns;
   const int64_t row_size = pair_columns<operand>(columns, stride) * distance, pixels = part.rows * columns;
   for (int64_t i = 0; i < part.vectors; ++i) {
@@ -82,7 +82,6 @@ template <Operand operand, class T, int slot>
         const T* first = from + row * columns * tensor.map.channels();
         const auto pixel = [&](int64_t column) RESNEXT_INLINE {
           const T* channels = first + column * tensor.map.channels();
-          if (ahead) prefetch(channels + distance);  // the next part's pixel
           return reinterpret_cast<Bits>(tensor.gaps.open(load_lower_halves(channels, count)));
         };
         write_pair_row<operand>(pixel, columns, stride, vector, distance);
