@@ -18,7 +18,7 @@ import matplotlib
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 PASSES = {"fprop": "forward", "dgrad": "input gradient", "wgrad": "weight gradient"}
 LAYOUTS = {"NHWC": "channels_last", "NCHW": "contiguous"}
@@ -52,7 +52,8 @@ def draw_speedups(rows: list[dict], path: Path) -> None:
             panel.axhline(1, color="black", linewidth=0.8)
             panel.set(title=f"{dtype}, {LAYOUTS[layout]}", yscale="log", ylabel="time of nn.Conv2d / ours")
             panel.yaxis.set_major_formatter(ScalarFormatter())
-            panel.yaxis.set_minor_formatter(ScalarFormatter())
+            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.yaxis.set_minor_formatter(NullFormatter())
             panel.set_xticks(range(len(layers)), layers, rotation=60, ha="right", fontsize=7)
     figure.legend(*panels[0][0].get_legend_handles_labels(), fontsize=8, ncols=6, loc="lower center")
     figure.tight_layout(rect=(0, 0.04, 1, 1))
