@@ -136,8 +136,8 @@ template <class T>
 struct PlaneBlock {
   const T* source;  // the group's first plane
   const float* packed;
-  T* target;             // the block's first channel, the row's first pixel
-  int64_t first_target;  // that channel's number in the tensor
+  T* target;              // the block's first plane
+  int64_t first_channel;  // of the target, in the whole tensor
 };
 
 // What follows the sums of one channel, and the stores.
@@ -171,7 +171,7 @@ template <class Walk, int channels, int vectors, class T>
   Vec sums[channels][vectors * step];
   unroll<channels>([&](auto k) RESNEXT_INLINE {
     Vec start{};
-    if (sum.bias) start += to_float(sum.bias[block.first_target + k]);
+    if (sum.bias) start += to_float(sum.bias[block.first_channel + k]);
     unroll<vectors * step>([&](auto v) RESNEXT_INLINE { sums[k][v] = start; });
   });
   constexpr int64_t columns_of_step = std::is_same_v<Walk, Narrowing> ? 2 : 1;
@@ -208,7 +208,7 @@ template <class Walk, int channels, int vectors, class T>
     }
   unroll<channels>([&](auto k) RESNEXT_INLINE {
     T* target = block.target + k * sum.target.pixels() + target_row * sum.target.columns + stretch.step * step;
-    store_row<Walk, vectors>(sum, stretch, block.first_target + k, target, sums[k]);
+    store_row<Walk, vectors>(sum, stretch, block.first_channel + k, target, sums[k]);
   });
 }
 
