@@ -44,13 +44,15 @@ WIDTHS = dict(
     ]
     # rows of several vectors of pixels, the last one full and not
     + [_width(width, 3, w, stride) for width in (4, 12) for stride in (1, 2) for w in (31, 33, 47, 64, 65)]
+    # groups that lie across vectors: as many as fill one, and some more
+    + [_width(width, 3, 5, stride, None, 17) for width in range(1, 13) for stride in (1, 2)]
     + [
         _width(width, h, w, stride, outputs, groups)
         for width, outputs, groups in (
             *((width, None, 5) for width in (1, 2, 3, 5, 6, 7, 12, 14)),
             *((width, None, 2) for width in (24, 40, 48, 56, 65)),
             *((width, None, 3) for width in (24, 40)),
-            *((1, 4, 3), (4, 2, 6), (3, 8, 3), (8, 3, 3), (4, 12, 3), (12, 4, 3), (18, 5, 2), (5, 18, 2), (24, 40, 2)),
+            *((1, 4, 3), (4, 2, 6), (3, 2, 33), (2, 5, 16), (3, 8, 3), (8, 3, 3), (4, 12, 3), (12, 4, 3), (18, 5, 2), (5, 18, 2), (24, 40, 2)),
         )
         for stride, h, w in ((1, 4, 19), (2, 5, 13))
     ]

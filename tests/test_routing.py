@@ -60,6 +60,25 @@ def test_direct_kernels_run_unasked(options, dtype):
     assert "_direct_" in explain("fprop", *args, **options).kernel
 
 
+@pytest.mark.parametrize(
+    ("width", "groups", "channels_last", "kernel"),
+    [
+        (6, 32, True, "across"),
+        (6, 32, False, "across"),
+        (1, 16, True, "across"),
+        (6, 4, True, "direct_gw8"),  # a quarter of the lanes
+        (8, 32, True, "direct_gw8"),  # full vectors as they lie in memory
+    ],
+)
+def test_narrow_groups_lie_across_vectors_where_that_fills_more_lanes(width, groups, channels_last, kernel):
+    args, options = problem(width=width, groups=groups, channels_last=channels_last)
+    explanation = explain("fprop", *args, **options)
+    if any("no AVX-512" in reason for _, reason in explanation.entries):
+        pytest.skip("this CPU has no AVX-512")
+    for pass_name in ("fprop", "dgrad", "wgrad"):
+        assert explain(pass_name, *args, **options).kernel == f"{pass_name}_{kernel}_f32_avx512"
+
+
 def test_a_cpu_without_direct_kernels_takes_pytorch(monkeypatch):
     monkeypatch.setattr(_ops, "has_direct_kernels", False)
     args, options = problem()

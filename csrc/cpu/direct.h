@@ -192,12 +192,12 @@ template <class Walk, int slot, int per_lane, int steps>
     const float* weights = maps.weights + vector.weights + taps.rows[row].r * 3 * lanes;
     int64_t channel = 0;
     for (; channel + elements <= maps.channels; channel += elements)
-      add_channels<Walk, slot, per_lane, steps, elements>(pixels + channel, maps, weights + channel * 9 * lanes, place,
-                                                          sums);
-    if constexpr (slot == lanes)
+      add_channels<Walk, slot, per_lane, steps, elements>(pixels + channel * channel_step<slot>, maps,
+                                                          weights + channel * 9 * lanes, place, sums);
+    if constexpr (adds_leftovers<slot>)
       for (; channel < maps.channels; ++channel)
-        add_channels<Walk, slot, per_lane, steps, 1>(pixels + channel, maps, weights + channel * 9 * lanes, place,
-                                                     sums);
+        add_channels<Walk, slot, per_lane, steps, 1>(pixels + channel * channel_step<slot>, maps,
+                                                     weights + channel * 9 * lanes, place, sums);
   }
   if (maps.fused) apply_epilogue(maps, vector, target, place.targets_inside, sums);
   const auto store_sums = [&](const auto& store_one) RESNEXT_INLINE {

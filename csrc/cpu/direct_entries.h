@@ -2,7 +2,10 @@
 #include "grouped_conv.h"
 
 // The direct kernels: one template source, compiled for each instruction set. `slot` is the number of lanes that a
-// group takes: 4, 8 (with 16 lanes), or all, as many vectors as it fills.
+// group takes: 4, 8 (with 16 lanes), or all, as many vectors as it fills; or 1 of each of several vectors.
+namespace resnext::cpu {
+constexpr int64_t widest_across = 12;  // group that takes one
+}  // namespace resnext::cpu
 #define RESNEXT_DECLARE_DIRECT(isa, lane_count)         \
   namespace resnext::cpu::isa {                         \
   constexpr int vector_lanes = lane_count;              \

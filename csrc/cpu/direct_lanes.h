@@ -2,13 +2,16 @@
 #include <algorithm>
 #include <utility>
 
+#include "direct_across.h"
 #include "grouped_conv.h"
 #include "simd.h"
 
 // How the channels of a tensor lie in vectors, and copies between tensors and scratch tiles of floats in that order.
-// A group takes `slot` lanes of a vector (4 or 8: groups share vectors), or whole vectors where it is wider. What a
-// group's width leaves over of its lanes is padding:
+// A group takes `slot` lanes of a vector (4 or 8: groups share vectors), or whole vectors where it is wider; or it lies
+// across vectors, one lane in a vector for each of its channels (slot 1). What a group's width leaves over of its lanes
+// is padding:
 //
+//   slot 1, width 3, 16 lanes     a0 b0 c0 ... p0 | a1 b1 c1 ... p1 | a2 b2 c2 ... p2
 //   slot 4, width 3, 16 lanes     a0 a1 a2 -  b0 b1 b2 -  c0 c1 c2 -  d0 d1 d2 -
 //   slot 16, width 20, 16 lanes   a0 a1 ... a15 | a16 ... a19 - - - - - - - - - - - -
 //   slot 16, width 24, paired     a0 a1 ... a15 | a16 ... a23 b0 ... b7 | b8 b9 ... b23
@@ -24,22 +27,34 @@ struct Lanes {
 
   int64_t channels() const { return width * groups; }
 
-  // A unit is a group, or groups that share a vector.
+  // A unit is a group, or groups that share vectors.
   int64_t groups_per_unit() const { return slot < lanes ? lanes / slot : paired ? 2 : 1; }
-  int64_t vectors_per_unit() const { return slot < lanes ? 1 : (groups_per_unit() * width + lanes - 1) / lanes; }
+  int64_t vectors_per_unit() const {
+    return slot == 1 ? width : slot < lanes ? 1 : (groups_per_unit() * width + lanes - 1) / lanes;
+  }
   int64_t units() const { return (groups + groups_per_unit() - 1) / groups_per_unit(); }
   int64_t vectors() const { return paired ? (channels() + lanes - 1) / lanes : units() * vectors_per_unit(); }
 
-  // The channels of a vector: they are neighbours in the tensor.
+  // The channels of a vector: so many from the first one on, so far apart in the tensor.
   int64_t first_channel(int64_t vector) const {
-    return vector / vectors_per_unit() * groups_per_unit() * width + vector % vectors_per_unit() * lanes;
+    return vector / vectors_per_unit() * groups_per_unit() * width +
+           vector % vectors_per_unit() * (slot == 1 ? 1 : lanes);
   }
 
   int count(int64_t vector) const {
     const int64_t first_group = vector / vectors_per_unit() * groups_per_unit();
-    const int64_t unit_channels = std::min(groups_per_unit(), groups - first_group) * width;
-    return static_cast<int>(std::min<int64_t>(unit_channels - vector % vectors_per_unit() * lanes, lanes));
+    const int64_t unit_groups = std::min(groups_per_unit(), groups - first_group);
+    if (slot == 1) return static_cast<int>(unit_groups);
+    return static_cast<int>(std::min<int64_t>(unit_groups * width - vector % vectors_per_unit() * lanes, lanes));
   }
+
+  // The channels of several vectors, which are neighbours in the tensor: in slot 1 those of whole units.
+  int64_t count_of(int64_t first_vector, int64_t vectors) const {
+    const int64_t last = first_vector + vectors - 1;
+    return first_channel(last) + (count(last) - 1) * channel_distance() + 1 - first_channel(first_vector);
+  }
+
+  int64_t channel_distance() const { return slot == 1 ? width : 1; }
 
   bool has_gaps() const { return slot < lanes && width < slot; }
   // Every lane of every vector is a channel.
@@ -53,6 +68,10 @@ struct Lanes {
   };
 
   Place place(int64_t vector, int lane) const {
+    if (slot == 1) {
+      const int64_t group = vector / width * lanes + lane;
+      return {group, group < groups ? vector % width : -1};
+    }
     if (slot < lanes) {
       const int64_t group = vector * groups_per_unit() + lane / slot;
       return {group, group < groups && lane % slot < width ? lane % slot : -1};
@@ -66,6 +85,25 @@ struct Lanes {
     return paired && first_channel(vector) / width != (first_channel(vector) + count(vector) - 1) / width;
   }
 };
+
+// A vector's channels of a row of numbers, one for each channel of the tensor; and the other way, rounded.
+template <class T, int slot>
+Vec load_channels(const Lanes<slot>& map, int64_t vector, const T* numbers) {
+  if (slot > 1) return load_part(numbers + map.first_channel(vector), map.count(vector));
+  Vec loaded{};
+  for (int lane = 0; lane < map.count(vector); ++lane)
+    loaded[lane] = to_float(numbers[map.first_channel(vector) + lane * map.width]);
+  return loaded;
+}
+
+template <class T, int slot>
+void store_channels(const Lanes<slot>& map, int64_t vector, Vec value, T* numbers) {
+  if (slot > 1) return store_part(numbers + map.first_channel(vector), value, map.count(vector));
+  T rounded[lanes];
+  store(rounded, value);
+  for (int lane = 0; lane < map.count(vector); ++lane)
+    numbers[map.first_channel(vector) + lane * map.width] = rounded[lane];
+}
 
 // Opens and closes the gaps between groups that share a vector.
 template <int slot>
@@ -123,9 +161,8 @@ class LinesAhead {
   // All of the part in `calls` calls of `ask`.
   template <class T, int slot>
   LinesAhead(const Tensor<T, slot>& tensor, const Part& part, int64_t calls) {
-    const int64_t last = part.first_vector + part.vectors - 1,
-                  first_channel = tensor.map.first_channel(part.first_vector);
-    const int64_t channels = tensor.map.first_channel(last) + tensor.map.count(last) - first_channel;
+    const int64_t first_channel = tensor.map.first_channel(part.first_vector);
+    const int64_t channels = tensor.map.count_of(part.first_vector, part.vectors);
     const int64_t pixels = part.rows * tensor.columns;
     const bool planes = tensor.layout == Layout::nchw;
     run_ = reinterpret_cast<const char*>(tensor.at(part.image, first_channel, part.first_row));
@@ -241,6 +278,10 @@ template <class T, int slot, class S>
   constexpr int64_t side_by_side = 64 / lanes;
   const bool planes = tensor.layout == Layout::nchw;
   const int64_t pixels = part.rows * tensor.columns, most = planes ? 1 : side_by_side;
+  if (slot == 1 && !planes)
+    return load_across(tensor.at(part.image, tensor.map.first_channel(part.first_vector), part.first_row),
+                       tensor.map.channels(), tensor.map.count_of(part.first_vector, part.vectors), tensor.map.width,
+                       pixels, to, strides.pixel, strides.vector);
   for (int64_t i = 0; i < part.vectors; i += most, to += most * strides.vector) {
     const int vectors = static_cast<int>(std::min(part.vectors - i, most));
     int64_t channel[side_by_side];
@@ -253,7 +294,7 @@ template <class T, int slot, class S>
     if (planes) {
       from += channel[0] * tensor.channel_stride();
       for (int64_t pixel = 0; pixel < pixels; pixel += square_pixels<T>)
-        load_square(from + pixel, tensor.channel_stride(), count[0],
+        load_square(from + pixel, tensor.channel_stride() * tensor.map.channel_distance(), count[0],
                     std::min<int64_t>(pixels - pixel, square_pixels<T>), tensor.gaps, to + pixel * strides.pixel,
                     strides.pixel);
       continue;
@@ -268,7 +309,11 @@ template <class T, int slot, class S>
 // Copies scratch to a part, rounded.
 template <class T, int slot>
 [[gnu::noinline]] void store_pixels(const float* from, const Part& part, const Tensor<T, slot>& tensor) {
-  const int64_t stride = part.vectors * lanes, pixels = part.rows * tensor.columns;
+  const int64_t stride = part.vectors * lanes, pixels = part.rows * tensor.columns, width = tensor.map.width;
+  if (slot == 1 && tensor.layout == Layout::nhwc)
+    return store_across(from, stride, tensor.map.count_of(part.first_vector, part.vectors), width, pixels,
+                        tensor.at(part.image, tensor.map.first_channel(part.first_vector), part.first_row),
+                        tensor.map.channels());
   for (int64_t i = 0; i < part.vectors; ++i) {
     const int64_t channel = tensor.map.first_channel(part.first_vector + i);
     const int count = tensor.map.count(part.first_vector + i);
@@ -277,7 +322,8 @@ template <class T, int slot>
     if (tensor.layout == Layout::nchw) {
       for (int64_t pixel = 0; pixel < pixels; pixel += square_pixels<T>)
         store_square(vector + pixel * stride, stride, tensor.gaps, count,
-                     std::min<int64_t>(pixels - pixel, square_pixels<T>), to + pixel, tensor.channel_stride());
+                     std::min<int64_t>(pixels - pixel, square_pixels<T>), to + pixel,
+                     tensor.channel_stride() * tensor.map.channel_distance());
       continue;
     }
     for (int64_t pixel = 0; pixel < pixels; ++pixel, vector += stride, to += tensor.map.channels())

@@ -218,9 +218,7 @@ VectorPlace vector_place(const Sum<T, slot>& sum, const TilePlan& plan, int64_t 
   const int64_t unit = vector / to.vectors_per_unit(), first_group = unit * to.groups_per_unit();
   const int64_t group_in_unit = slot < lanes ? 0 : to.place(vector, 0).group - first_group;
   const int64_t unit_channel = plan.source_in_place ? first_group * from.width : unit * from.vectors_per_unit() * lanes;
-  const auto spread = [&](const auto* channels) {
-    return sum.target.gaps.open(load_part(channels + to.first_channel(vector), to.count(vector)));
-  };
+  const auto spread = [&](const auto* channels) { return sum.target.gaps.open(load_channels(to, vector, channels)); };
   VectorPlace place{};
   if (sum.bias) place.start = spread(sum.bias);
   if (sum.fused) {

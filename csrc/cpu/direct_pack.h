@@ -12,13 +12,17 @@ namespace resnext::cpu {
 namespace {
 
 // What the sums add in one go, in lanes of one or two channels; a group's channels are padded to a multiple of it where
-// groups share vectors. What is left over of wide groups is added one by one.
+// groups have neighbouring lanes.
 template <int slot, int per_lane>
 constexpr int elements_at_once = slot == 4 ? 4 / per_lane : 4;
 
+// Whether what is left over of them is added one by one, so that a group's channels need no padding.
+template <int slot>
+constexpr bool adds_leftovers = slot == lanes || slot == 1;
+
 template <int slot, int per_lane>
 constexpr int64_t summed_channels(int64_t width) {
-  constexpr int64_t step = slot < lanes ? elements_at_once<slot, per_lane> * per_lane : per_lane;
+  constexpr int64_t step = !adds_leftovers<slot> ? elements_at_once<slot, per_lane> * per_lane : per_lane;
   return (width + step - 1) / step * step;
 }
 

@@ -38,6 +38,7 @@ struct Tile {
   int64_t input_row, output_row;  // from row to row
   int64_t input_stride;           // from pixel to pixel, or from pair to pair
   int64_t group_distance;         // between the starts of groups
+  int64_t outputs;                // columns of grad_output
 };
 
 // What the next tile needs.
@@ -50,26 +51,39 @@ struct TilesAhead {
   }
 };
 
-// Adds a tile to the packed weights of one vector of output channels.
+// Adds the products of a tile by row r of taps to the packed weights of one vector of output channels, from `channel`
+// of a group's input channels on.
+template <class Sums>
+[[gnu::always_inline]] inline void add_channels_of_tile(const ConvShape& shape, const Tile& tile, int64_t r, bool first,
+                                                        const float* input, TilesAhead* ahead, float* place) {
+  const int64_t inputs = shape.w, stride = shape.stride_h;
+  Sums sums(tile.input_stride, tile.group_distance);
+  sums.begin(place, first);
+  for (int64_t p = tile.first; p < tile.last; ++p) {
+    const int64_t h = p * stride - 1 + r;
+    if (h < 0 || h >= shape.h) continue;
+    if (ahead) ahead->ask();
+    sums.add_row(input + (h - tile.input_first) * tile.input_row, tile.grad_output + (p - tile.first) * tile.output_row,
+                 inputs, tile.outputs);
+  }
+  sums.end(place);
+}
+
 template <int slot, int stride, int per_lane>
-[[gnu::noinline]] void add_tile(const ConvShape& shape, const Tile& tile, bool first, int64_t channels,
+[[gnu::noinline]] void add_tile(const ConvShape& shape, const Tile& tile, int64_t r, bool first, int64_t channels,
                                 TilesAhead* ahead, float* packed) {
-  const int64_t inputs = shape.w, outputs = shape.q();  // here once, as q divides
-  for (int64_t r = 0; r < 3; ++r)
-    for (int64_t channel = 0; channel < channels; channel += wgrad_channels) {
-      float* place = packed + packed_place(channel, 3 * r);
-      std::conditional_t<per_lane == 2, PairSums<slot, stride>, RowSums<slot, stride>> sums(tile.input_stride,
-                                                                                            tile.group_distance);
-      sums.begin(place, first);
-      for (int64_t p = tile.first; p < tile.last; ++p) {
-        const int64_t h = p * stride - 1 + r;
-        if (h < 0 || h >= shape.h) continue;
-        if (ahead) ahead->ask();
-        const float* input = tile.input + (h - tile.input_first) * tile.input_row + channel;
-        sums.add_row(input, tile.grad_output + (p - tile.first) * tile.output_row, inputs, outputs);
-      }
-      sums.end(place);
-    }
+  using Most = std::conditional_t<per_lane == 2, PairSums<slot, stride>, RowSums<slot, stride>>;
+  int64_t channel = 0;
+  const auto add = [&]<class Sums>(std::type_identity<Sums>) {
+    add_channels_of_tile<Sums>(shape, tile, r, first, tile.input + channel * channel_step<slot>, ahead,
+                               packed + packed_place(channel, 3 * r));
+  };
+  for (; channel + wgrad_channels <= channels; channel += wgrad_channels) add(std::type_identity<Most>());
+  if constexpr (slot == 1) {
+    if (channels - channel == 3) add(std::type_identity<RowSums<slot, stride, 3>>());
+    if (channels - channel == 2) add(std::type_identity<RowSums<slot, stride, 2>>());
+    if (channels - channel == 1) add(std::type_identity<RowSums<slot, stride, 1>>());
+  }
 }
 
 // Adds `pixels` vectors to `sums`: four sums in turn, since each addition waits for the one before. Each pixel is the
@@ -95,6 +109,7 @@ struct WgradPlan {
   bool prefetch, with_bias;
   int64_t stride;
   int64_t tile_rows, tiles_per_image, tiles, units, units_at_once, parts;
+  int64_t rows_at_once;  // of a tile whose groups lie across vectors: as many as the first-level cache keeps
   int64_t input_columns, output_columns;                  // vectors of a row of a tile
   int64_t input_scratch, output_scratch, linear_scratch;  // floats
 
@@ -107,13 +122,14 @@ struct WgradPlan {
 
 template <class T, int slot>
 WgradPlan<T, slot> wgrad_plan(const WgradArgs& args) {
-  constexpr int64_t tile_floats = 24 * 1024, wanted_tasks = 32, cached_bytes = 8 << 20;
+  constexpr int64_t tile_floats = 24 * 1024, tile_floats_across = 112 * 1024, input_floats_at_once = 5 * 1024;
+  constexpr int64_t wanted_tasks = 32, cached_bytes = 8 << 20;
   const ConvShape& shape = args.problem.shape;
   WgradPlan<T, slot> plan{};
   plan.input = input_tensor<slot>(args.problem, static_cast<const T*>(args.input));
   plan.grad_output = output_tensor<slot>(args.problem, static_cast<const T*>(args.grad_output));
   const Lanes<slot>&inputs = plan.input.map, &outputs = plan.grad_output.map;
-  const int64_t channels = (inputs.width + wgrad_channels - 1) / wgrad_channels * wgrad_channels;
+  const int64_t step = slot == 1 ? 1 : wgrad_channels, channels = (inputs.width + step - 1) / step * step;
   plan.pack = {outputs, inputs.width, channels, 1, false, false};
   plan.prefetch = shape.n * (inputs.channels() * plan.input.pixels() + outputs.channels() * plan.grad_output.pixels()) *
                       int64_t(sizeof(T)) >
@@ -129,11 +145,13 @@ WgradPlan<T, slot> wgrad_plan(const WgradArgs& args) {
   // the second-level cache, too.
   const bool neighbours = args.problem.layout == Layout::nhwc && inputs.vectors_per_unit() == 1;
   plan.units_at_once = neighbours ? 64 / lanes : 1;
-  const int64_t floats = neighbours ? tile_floats / 2 : tile_floats;
-  const int64_t rows_that_fit = std::clamp<int64_t>(floats / (plan.stride * input_row + output_row), 1, shape.p());
+  const int64_t floats = slot == 1 ? tile_floats_across : neighbours ? tile_floats / 2 : tile_floats;
+  const int64_t output_rows = slot == 1 ? outputs.vectors_per_unit() * output_row : output_row;
+  const int64_t rows_that_fit = std::clamp<int64_t>(floats / (plan.stride * input_row + output_rows), 1, shape.p());
   int64_t tiles = (shape.p() + rows_that_fit - 1) / rows_that_fit;
   if (tiles > 1) tiles += tiles % 2;  // an even number of equal tiles shares out well
   plan.tile_rows = (shape.p() + tiles - 1) / tiles;
+  plan.rows_at_once = std::max<int64_t>(input_floats_at_once / (plan.stride * input_row), 1);
   plan.tiles_per_image = (shape.p() + plan.tile_rows - 1) / plan.tile_rows;
   plan.tiles = shape.n * plan.tiles_per_image;
   plan.units = outputs.units();
@@ -196,6 +214,7 @@ void add_tiles(const ConvShape& shape, const WgradPlan<T, slot>& plan, const Wgr
   tile.group_distance = slot < lanes ? slot : inputs.width;
   tile.input_row = plan.input_columns * tile.input_stride;
   tile.output_row = plan.output_columns * lanes;
+  tile.outputs = shape.q();
   float* grad_outputs = scratch + plan.units_at_once * plan.input_scratch;
   float* linear = grad_outputs + plan.units_at_once * outputs.vectors_per_unit() * plan.output_scratch;
   load_operand<Operand::input>(plan, parts.input, input_vectors, plan.input_scratch, linear, scratch);
@@ -205,23 +224,35 @@ void add_tiles(const ConvShape& shape, const WgradPlan<T, slot>& plan, const Wgr
     const int64_t rows = vectors * plan.pack.channels / wgrad_channels * (3 * parts.grad_output.rows - 2);
     ahead = {{plan.input, next.input, rows}, {plan.grad_output, next.grad_output, rows}};
   }
-  for (int64_t i = 0; i < vectors; ++i) {
+  // A row of taps of some rows of the tile, for one vector.
+  const auto add = [&](int64_t i, int64_t r, int64_t begin, int64_t end) {
     const int64_t vector = first_vector + i, unit_in_parts = i / outputs.vectors_per_unit();
     const int64_t unit = first_vector / outputs.vectors_per_unit() + unit_in_parts;
     const int64_t group_in_unit = slot < lanes ? 0 : outputs.place(vector, 0).group - unit * outputs.groups_per_unit();
-    tile.input = scratch + unit_in_parts * plan.input_scratch + group_in_unit * inputs.width;
-    tile.grad_output = grad_outputs + i * plan.output_scratch;
+    Tile rows = tile;
+    rows.first = begin;
+    rows.last = end;
+    rows.input = scratch + unit_in_parts * plan.input_scratch + group_in_unit * inputs.width;
+    rows.grad_output = grad_outputs + i * plan.output_scratch + (begin - tile.first) * tile.output_row;
     constexpr int two_groups = slot == lanes && lanes == 16 ? 8 : slot;
     const bool straddles = outputs.straddles(vector);
     constexpr int count = per_lane<T>;
-    const auto add = plan.stride == 1 ? (straddles ? add_tile<two_groups, 1, count> : add_tile<slot, 1, count>)
-                                      : (straddles ? add_tile<two_groups, 2, count> : add_tile<slot, 2, count>);
-    add(shape, tile, first, plan.pack.channels, plan.prefetch ? &ahead : nullptr,
-        packed + vector * plan.pack.vector_size());
-    if (plan.with_bias)
-      add_pixels<count>(tile.grad_output, parts.grad_output.rows * plan.output_columns, first,
-                        packed + plan.pack.size() + vector * lanes);
+    const auto add_rows = plan.stride == 1 ? (straddles ? add_tile<two_groups, 1, count> : add_tile<slot, 1, count>)
+                                           : (straddles ? add_tile<two_groups, 2, count> : add_tile<slot, 2, count>);
+    add_rows(shape, rows, r, first && begin == tile.first, plan.pack.channels, plan.prefetch ? &ahead : nullptr,
+             packed + vector * plan.pack.vector_size());
+  };
+  if constexpr (slot == 1) {  // a unit's input is many vectors: few rows of it meet all of grad_output at a time
+    for (int64_t begin = tile.first; begin < tile.last; begin += plan.rows_at_once)
+      for (int64_t r = 0; r < 3; ++r)
+        for (int64_t i = 0; i < vectors; ++i) add(i, r, begin, std::min(begin + plan.rows_at_once, tile.last));
+  } else {
+    for (int64_t i = 0; i < vectors; ++i)
+      for (int64_t r = 0; r < 3; ++r) add(i, r, tile.first, tile.last);
   }
+  for (int64_t i = 0; plan.with_bias && i < vectors; ++i)
+    add_pixels<per_lane<T>>(grad_outputs + i * plan.output_scratch, parts.grad_output.rows * plan.output_columns, first,
+                            packed + plan.pack.size() + (first_vector + i) * lanes);
 }
 
 // Sums the tiles of one part for the units [begin, end): tiles outermost, so that memory is read in its order.
@@ -257,7 +288,7 @@ void unpack_bias(const WgradPlan<T, slot>& plan, const float* packed, int64_t ve
   Vec sum = load(sums);
   for (int64_t part = 1; part < plan.parts; ++part) sum += load(sums + part * plan.part_size());
   const Tensor<const T, slot>& outputs = plan.grad_output;
-  store_part(grad_bias + outputs.map.first_channel(vector), outputs.gaps.close(sum), outputs.map.count(vector));
+  store_channels(outputs.map, vector, outputs.gaps.close(sum), grad_bias);
 }
 
 template <class T, int slot>

@@ -8,6 +8,7 @@ namespace {
 constexpr int wgrad_channels = lanes == 16 ? 4 : 2;  // as many as there are registers for three sums each
 
 // Three taps' sums of some channels, in registers.
+template <int channels>
 class TapSums {
  public:
   // From pixel to pixel (or from pair to pair) of the input, and between the starts of its groups.
@@ -24,17 +25,17 @@ class TapSums {
   }
 
  protected:
-  static constexpr int count = wgrad_channels * 3;
+  static constexpr int count = channels * 3;
 
   Vec sums_[count];
   int64_t pixel_, group_distance_;
 };
 
 // A pixel at a time.
-template <int slot, int stride>
-class RowSums : public TapSums {
+template <int slot, int stride, int channels = wgrad_channels>
+class RowSums : public TapSums<channels> {
  public:
-  using TapSums::TapSums;
+  using TapSums<channels>::TapSums;
 
   [[gnu::always_inline]] void add_row(const float* input, const float* grad, int64_t inputs, int64_t outputs) {
     if constexpr (stride == 1)
@@ -44,10 +45,12 @@ class RowSums : public TapSums {
   }
 
  private:
+  using TapSums<channels>::sums_, TapSums<channels>::pixel_, TapSums<channels>::group_distance_;
+
   template <int s>
   [[gnu::always_inline]] void add(const float* input, Vec grad) {
-    unroll<wgrad_channels>(
-        [&](auto j) RESNEXT_INLINE { sums_[j * 3 + s] += spread<slot, 1, j>(input, group_distance_) * grad; });
+    unroll<channels>([&](auto j)
+                         RESNEXT_INLINE { sums_[j * 3 + s] += spread<slot, 1, j>(input, group_distance_) * grad; });
   }
 
   // Input column w meets the outputs w + 1, w and w - 1 by the taps 0, 1 and 2, if they exist.
@@ -60,7 +63,7 @@ class RowSums : public TapSums {
     for (int64_t column = 1; column < columns - 1; ++column) {
       const Vec after = load(grad + (column + 1) * lanes);
       const float* x = input + column * pixel_;
-      unroll<wgrad_channels>([&](auto j) RESNEXT_INLINE {
+      unroll<channels>([&](auto j) RESNEXT_INLINE {
         const Vec spread_x = spread<slot, 1, j>(x, group_distance_);
         sums_[j * 3] += spread_x * after;
         sums_[j * 3 + 1] += spread_x * here;
@@ -81,7 +84,7 @@ class RowSums : public TapSums {
       const Vec after = load(grad + (q + 1) * lanes);
       const float* x = input + 2 * q * pixel_;
       add<1>(x, here);
-      unroll<wgrad_channels>([&](auto j) RESNEXT_INLINE {
+      unroll<channels>([&](auto j) RESNEXT_INLINE {
         const Vec spread_x = spread<slot, 1, j>(x + pixel_, group_distance_);
         sums_[j * 3] += spread_x * after;
         sums_[j * 3 + 2] += spread_x * here;
@@ -106,7 +109,7 @@ enum class Half { none, first, second, both };
 // grad_output has a pair for each start from -1 on: g(-1,0) g(0,1) g(1,2) ... Pixels that do not exist are zero; where
 // only one factor of a product exists, it is zeroed too, for zero times infinity would be NaN.
 template <int slot, int stride>
-class PairSums : public TapSums {
+class PairSums : public TapSums<wgrad_channels> {
  public:
   using TapSums::TapSums;
 

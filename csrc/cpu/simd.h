@@ -288,6 +288,12 @@ template <class T>
   return pointer;
 }
 
+// Loads a vector once, where GCC would rather load it for each use: as many loads as multiply-adds are too many.
+[[gnu::always_inline]] inline Vec in_register(Vec vector) {
+  asm("" : "+v"(vector));
+  return vector;
+}
+
 // Copies channel j of every four lanes to all four.
 template <int j>
 [[gnu::always_inline]] inline Vec copy_within_fours(Vec v) {
@@ -299,7 +305,7 @@ template <int j>
 // For the groups that share a vector, `slot` lanes each (or the one group, if it fills vectors), whose channels start
 // at `pixel`: in every lane, channel 4 * quad + j of the group to which the lane belongs, where `pixel` has been
 // advanced by 4 * quad. With two channels in a lane, channel means pair of channels. Of slot 8, the second group starts
-// `distance` elements behind the first.
+// `distance` elements behind the first. Groups that lie across vectors (slot 1) have nothing to spread.
 //
 //   slot 4, 16 lanes, j = 1   pixel   a0 a1 a2 a3 b0 b1 b2 b3 c0 c1 c2 c3 d0 d1 d2 d3
 //                             result  a1 a1 a1 a1 b1 b1 b1 b1 c1 c1 c1 c1 d1 d1 d1 d1
@@ -307,6 +313,8 @@ template <int slot, int per_lane, int j>
 [[gnu::always_inline]] inline Vec spread(const float* pixel, [[maybe_unused]] int64_t distance) {
   if constexpr (slot == lanes) {
     return splat(pixel + j);
+  } else if constexpr (slot == 1) {
+    return in_register(load(pixel + j * lanes));
   } else if constexpr (slot == 4 && per_lane == 1) {
     return copy_within_fours<j>(load(pixel));
   } else {
@@ -322,6 +330,10 @@ template <int slot, int per_lane, int j>
 #endif
   }
 }
+
+// From one of a group's channels to the next, in elements.
+template <int slot>
+constexpr int channel_step = slot == 1 ? lanes : 1;
 
 // The elements of two vectors whose numbers are even (0) or odd (1).
 template <int odd>

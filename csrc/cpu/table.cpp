@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <type_traits>
 
 #include "direct_entries.h"
 #include "grouped_conv.h"
@@ -50,7 +51,7 @@ const char* why_not_direct(const Problem& problem) {
   const ConvShape& shape = problem.shape;
   const int64_t width = std::max(shape.c_per_group(), shape.k_per_group());
   if (problem.dtype != dtype) return "it is for another dtype";
-  if (slot < Isa::lanes && width > slot) return "the groups are wider";
+  if (slot < Isa::lanes && width > (slot == 1 ? widest_across : slot)) return "the groups are wider";
   if (slot > 4 && width <= slot / 2) return "the groups are narrower";
   if (const char* reason = why_not_common(shape)) return reason;
   return Isa::missing();
@@ -64,12 +65,31 @@ const char* why_not_planes(const Problem& problem) {
   return Avx512::missing();
 }
 
-// Wide groups, and rows that leave too much of their last vector empty, are faster by the direct kernels
-// (docs/performance.md).
+// Groups that leave too many lanes empty where they lie across vectors.
+bool too_few_groups_across(const ConvShape& shape) {
+  const int64_t vectors = (shape.groups + Avx512::lanes - 1) / Avx512::lanes;
+  return 10 * shape.groups < 7 * vectors * Avx512::lanes;
+}
+
+// Wide groups, rows that leave too much of their last vector empty, and groups that are no whole blocks of target
+// channels, are faster by the other kernels (docs/performance.md).
 bool planes_are_slower(const Problem& problem) {
   const ConvShape& shape = problem.shape;
   const int64_t columns = shape.q(), vectors = (columns + Avx512::lanes - 1) / Avx512::lanes;
-  return std::max(shape.c_per_group(), shape.k_per_group()) > 12 || 10 * columns < 7 * vectors * Avx512::lanes;
+  const int64_t width = std::max(shape.c_per_group(), shape.k_per_group());
+  const bool uneven = width > 2 && width % 4 != 0 && !too_few_groups_across(shape);
+  return width > 12 || 10 * columns < 7 * vectors * Avx512::lanes || uneven;
+}
+
+// Groups that fill their lanes side by side gain only where they are copied to tiles in either order and a permute
+// takes a multiply-add's place: on Intel's CPUs (docs/performance.md).
+template <class Args>
+bool across_is_slower(const Problem& problem) {
+  const ConvShape& shape = problem.shape;
+  if (too_few_groups_across(shape)) return true;
+  if (shape.c_per_group() != shape.k_per_group() || shape.c_per_group() % 4 != 0) return false;
+  const bool in_place = problem.layout == Layout::nhwc && problem.dtype == DType::f32;
+  return in_place || std::is_same_v<Args, WgradArgs> || !__builtin_cpu_is("intel");
 }
 
 bool is_last(const Problem&) { return true; }
@@ -78,6 +98,17 @@ bool is_last(const Problem&) { return true; }
 #define RESNEXT_ENTRY(pass, isa, Isa, slot, groups, dtype)                               \
   {#pass "_direct_" groups "_" #dtype "_" #isa, why_not_direct<Isa, DType::dtype, slot>, \
    isa::pass##_workspace<DType::dtype, slot>, isa::pass<DType::dtype, slot>, true}
+
+#define RESNEXT_ACROSS_ENTRY(pass, Args, dtype) \
+  {#pass "_across_" #dtype "_avx512",           \
+   why_not_direct<Avx512, DType::dtype, 1>,     \
+   avx512::pass##_workspace<DType::dtype, 1>,   \
+   avx512::pass<DType::dtype, 1>,               \
+   true,                                        \
+   across_is_slower<Args>}
+
+#define RESNEXT_ACROSS(pass, Args) \
+  RESNEXT_ACROSS_ENTRY(pass, Args, f32), RESNEXT_ACROSS_ENTRY(pass, Args, bf16), RESNEXT_ACROSS_ENTRY(pass, Args, f16)
 
 #define RESNEXT_PLANES_ENTRY(pass, dtype)  \
   {#pass "_planes_" #dtype "_avx512",      \
@@ -125,19 +156,21 @@ KernelTable<Args> in_order(const KernelTable<Args>& pairs, const KernelTable<Arg
 
 const KernelTable<FpropArgs>& fprop_table() {
   static const KernelTable<FpropArgs> table = in_order<FpropArgs>(
-      {RESNEXT_PAIRS(fprop)}, {RESNEXT_PLANES(fprop), RESNEXT_FLOATS(fprop)}, {RESNEXT_REST(fprop)});
+      {RESNEXT_PAIRS(fprop)}, {RESNEXT_PLANES(fprop), RESNEXT_ACROSS(fprop, FpropArgs), RESNEXT_FLOATS(fprop)},
+      {RESNEXT_REST(fprop)});
   return table;
 }
 
 const KernelTable<DgradArgs>& dgrad_table() {
   static const KernelTable<DgradArgs> table = in_order<DgradArgs>(
-      {RESNEXT_PAIRS(dgrad)}, {RESNEXT_PLANES(dgrad), RESNEXT_FLOATS(dgrad)}, {RESNEXT_REST(dgrad)});
+      {RESNEXT_PAIRS(dgrad)}, {RESNEXT_PLANES(dgrad), RESNEXT_ACROSS(dgrad, DgradArgs), RESNEXT_FLOATS(dgrad)},
+      {RESNEXT_REST(dgrad)});
   return table;
 }
 
 const KernelTable<WgradArgs>& wgrad_table() {
-  static const KernelTable<WgradArgs> table =
-      in_order<WgradArgs>({RESNEXT_PAIRS(wgrad)}, {RESNEXT_FLOATS(wgrad)}, {RESNEXT_REST(wgrad)});
+  static const KernelTable<WgradArgs> table = in_order<WgradArgs>(
+      {RESNEXT_PAIRS(wgrad)}, {RESNEXT_ACROSS(wgrad, WgradArgs), RESNEXT_FLOATS(wgrad)}, {RESNEXT_REST(wgrad)});
   return table;
 }
 
