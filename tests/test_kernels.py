@@ -44,19 +44,22 @@ WIDTHS = dict(
     ]
     # rows of several vectors of pixels, the last one full and not
     + [_width(width, 3, w, stride) for width in (4, 12) for stride in (1, 2) for w in (31, 33, 47, 64, 65)]
-    # groups that lie across vectors: as many as fill one, and some more
-    + [_width(width, 3, 5, stride, None, 17) for width in range(1, 13) for stride in (1, 2)]
     + [
         _width(width, h, w, stride, outputs, groups)
         for width, outputs, groups in (
             *((width, None, 5) for width in (1, 2, 3, 5, 6, 7, 12, 14)),
             *((width, None, 2) for width in (24, 40, 48, 56, 65)),
             *((width, None, 3) for width in (24, 40)),
-            *((3, 2, 33), (2, 5, 16)),
             *((1, 4, 3), (4, 2, 6), (3, 8, 3), (8, 3, 3), (4, 12, 3), (12, 4, 3), (18, 5, 2), (5, 18, 2), (24, 40, 2)),
         )
         for stride, h, w in ((1, 4, 19), (2, 5, 13))
     ]
+)
+# Groups that lie across vectors: as many as fill one, and some more; rows that are shorter and longer than a block.
+ACROSS = dict(
+    _width(width, 3, w, stride, outputs, 17)
+    for width, outputs in (*((width, None) for width in range(1, 13)), (3, 2), (2, 5))
+    for stride, w in ((1, 16), (2, 5))
 )
 # One image that meets more weights than a cache holds, in more and in fewer blocks than there are threads; and pixels
 # that share places of the cache, in a row that is longer than a block.
@@ -64,7 +67,7 @@ FAR = {
     "weights_of_one_image": Problem(1, 512, 3, 4, 512, groups=8),
     "pixels_4_kb_apart": Problem(1, 1024, 2, 29, 1024, groups=32, stride=(2, 2)),
 }
-CASES = {**edge_cases, **WIDTHS, **FAR}
+CASES = {**edge_cases, **WIDTHS, **ACROSS, **FAR}
 # The plain loops need small problems only, and take long for others.
 REFERENCE_FLOPS = 1e6
 # No direct kernel computes in double.

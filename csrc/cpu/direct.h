@@ -112,21 +112,26 @@ struct BlockPlace {
 
 // As many channels are spread at a time as there are registers for their weights; but one where sums would wait: in
 // fprop of stride 2 a target's products of four channels follow one another, and pairs take longest.
-template <class Walk, int slot, int per_lane>
+template <class Walk, int slot, int per_lane, int vectors>
 constexpr int channels_at_once =
-    lanes == 16 && !(std::is_same_v<Walk, Narrowing> && slot == lanes && per_lane == 2) ? 4 : 1;
+    lanes == 16 && !(std::is_same_v<Walk, Narrowing> && slot == lanes && per_lane == 2) ? 4 / vectors : 1;
 
-// Adds these elements of one row of taps to the sums of a block.
-template <class Walk, int slot, int per_lane, int steps, int elements, int targets>
+// Adds these elements of one row of taps to the sums of a block. The weights of a second vector lie `second` floats
+// behind those of the first.
+template <class Walk, int slot, int per_lane, int steps, int elements, int vectors, int targets>
 [[gnu::always_inline]] inline void add_channels(const float* pixels, const Maps& maps, const float* weights,
-                                                const BlockPlace& place, Vec (&sums)[targets]) {
-  constexpr int at_once = std::min(elements, channels_at_once<Walk, slot, per_lane>);
+                                                int64_t second, const BlockPlace& place,
+                                                Vec (&sums)[vectors][targets]) {
+  constexpr int at_once = std::min(elements, channels_at_once<Walk, slot, per_lane, vectors>);
   constexpr int sources = Walk::sources(steps);
   unroll<elements / at_once>([&](auto part) RESNEXT_INLINE {
     constexpr int channel = part * at_once;
-    Vec weight[at_once * 3];
-    unroll<at_once * 3>([&](auto i)
-                            RESNEXT_INLINE { weight[i] = load(weights + ((channel + i / 3) * 9 + i % 3) * lanes); });
+    Vec weight[vectors][at_once * 3];
+    unroll<vectors>([&](auto v) RESNEXT_INLINE {
+      unroll<at_once * 3>([&](auto i) RESNEXT_INLINE {
+        weight[v][i] = load(weights + v * second + ((channel + i / 3) * 9 + i % 3) * lanes);
+      });
+    });
     const float* pixel = opaque(pixels);
     unroll<sources>([&](auto source) RESNEXT_INLINE {
       if (source == 0 ? !place.skip_first : source < place.sources_inside) {
@@ -134,7 +139,10 @@ template <class Walk, int slot, int per_lane, int steps, int elements, int targe
           const Vec x = spread<slot, per_lane, channel + j>(pixel, maps.group_distance);
           unroll<3>([&](auto s) RESNEXT_INLINE {
             constexpr int target = Walk::target(source, s, steps);
-            if constexpr (target >= 0) sums[target] = multiply_add<per_lane>(sums[target], x, weight[j * 3 + s]);
+            if constexpr (target >= 0)
+              unroll<vectors>([&](auto v) RESNEXT_INLINE {
+                sums[v][target] = multiply_add<per_lane>(sums[v][target], x, weight[v][j * 3 + s]);
+              });
           });
         });
       }
@@ -178,40 +186,47 @@ template <int targets>
   });
 }
 
-// Computes up to `steps` steps of one row of targets, for one vector of channels.
-template <class Walk, int slot, int per_lane, int steps>
-[[gnu::noinline]] void sum_block(const Maps& maps, const TapRows& taps, const VectorPlace& vector, BlockPlace place,
+// Computes up to `steps` steps of one row of targets, for one vector of channels or two neighbours of one group.
+template <class Walk, int slot, int per_lane, int steps, int vectors>
+[[gnu::noinline]] void sum_block(const Maps& maps, const TapRows& taps, const VectorPlace* places, BlockPlace place,
                                  float* target) {
   constexpr int elements = elements_at_once<slot, per_lane>;
   constexpr int targets = steps * Walk::step_targets;
-  Vec sums[targets];
-  unroll<targets>([&](auto i) RESNEXT_INLINE { sums[i] = vector.start; });
+  const VectorPlace &first = places[0], &last = places[vectors - 1];
+  const int64_t second = last.weights - first.weights;
+  Vec sums[vectors][targets];
+  unroll<vectors>(
+      [&](auto v) RESNEXT_INLINE { unroll<targets>([&](auto i) RESNEXT_INLINE { sums[v][i] = places[v].start; }); });
   for (int row = 0; row < taps.count; ++row) {
     const float* pixels =
-        taps.rows[row].source + place.first_source * maps.source_stride + vector.source_channel - maps.source_channel;
-    const float* weights = maps.weights + vector.weights + taps.rows[row].r * 3 * lanes;
+        taps.rows[row].source + place.first_source * maps.source_stride + first.source_channel - maps.source_channel;
+    const float* weights = maps.weights + first.weights + taps.rows[row].r * 3 * lanes;
     int64_t channel = 0;
     for (; channel + elements <= maps.channels; channel += elements)
       add_channels<Walk, slot, per_lane, steps, elements>(pixels + channel * channel_step<slot>, maps,
-                                                          weights + channel * 9 * lanes, place, sums);
+                                                          weights + channel * 9 * lanes, second, place, sums);
     if constexpr (adds_leftovers<slot>)
       for (; channel < maps.channels; ++channel)
         add_channels<Walk, slot, per_lane, steps, 1>(pixels + channel * channel_step<slot>, maps,
-                                                     weights + channel * 9 * lanes, place, sums);
+                                                     weights + channel * 9 * lanes, second, place, sums);
   }
-  if (maps.fused) apply_epilogue(maps, vector, target, place.targets_inside, sums);
-  const auto store_sums = [&](const auto& store_one) RESNEXT_INLINE {
-    unroll<targets>([&](auto i) RESNEXT_INLINE {
-      if (i < place.targets_inside) store_one(target, sums[i]);
-      target = opaque(target + maps.target_stride);
-    });
-  };
-  if (maps.stream)
-    store_sums([](float* to, Vec sum) RESNEXT_INLINE { store_past_cache(to, sum); });
-  else if (vector.count == lanes)
-    store_sums([](float* to, Vec sum) RESNEXT_INLINE { store(to, sum); });
-  else
-    store_sums([&](float* to, Vec sum) RESNEXT_INLINE { store_part(to, sum, vector.count); });
+  unroll<vectors>([&](auto v) RESNEXT_INLINE {
+    const VectorPlace& vector = places[v];
+    float* to = target + (vector.target_channel - first.target_channel);
+    if (maps.fused) apply_epilogue(maps, vector, to, place.targets_inside, sums[v]);
+    const auto store_sums = [&](const auto& store_one) RESNEXT_INLINE {
+      unroll<targets>([&](auto i) RESNEXT_INLINE {
+        if (i < place.targets_inside) store_one(to, sums[v][i]);
+        to = opaque(to + maps.target_stride);
+      });
+    };
+    if (maps.stream)
+      store_sums([](float* at, Vec sum) RESNEXT_INLINE { store_past_cache(at, sum); });
+    else if (vector.count == lanes)
+      store_sums([](float* at, Vec sum) RESNEXT_INLINE { store(at, sum); });
+    else
+      store_sums([&](float* at, Vec sum) RESNEXT_INLINE { store_part(at, sum, vector.count); });
+  });
 }
 
 // Asks for the source pixels that the next row of targets will be the first to need, and for the target pixels of this
@@ -239,12 +254,25 @@ constexpr int largest_block = lanes == 16               ? 14 / Walk::step_target
                               : slot == 4               ? 8
                                                         : 7;
 
-// One row of targets for `count` vectors of channels, in blocks of equal length: a short one would wait for its sums.
+// Steps of a block of two vectors, or 0. A short block of one would wait for its sums; and in fprop of stride 2, where
+// a pixel that is read serves one or two targets, two vectors gain where rows are long, too.
+template <class Walk, int slot>
+constexpr int block_of_two = slot == lanes && lanes == 16 && Walk::step_targets == 1 ? 7 : 0;
+
+// The two have the channels of one group, and no others.
+inline bool are_of_one_group(const VectorPlace& first, const VectorPlace& second) {
+  return first.source_channel == second.source_channel && !first.straddles && !second.straddles;
+}
+
+// One row of targets for `count` vectors of channels, in blocks of equal length.
 template <class Walk, int slot, int per_lane>
 void sum_row(const Maps& maps, int64_t target_row, const VectorPlace* vectors, int64_t count) {
   constexpr int64_t largest = largest_block<Walk, slot>, few = 7;
+  constexpr int two = block_of_two<Walk, slot>;
   const TapRows taps = tap_rows<Walk>(maps, target_row);
-  const int64_t steps = Walk::steps(maps), most = maps.crowded ? std::min(largest, few) : largest;
+  const bool in_twos = two > 0 && count > 1 && are_of_one_group(vectors[0], vectors[1]);
+  const bool short_blocks = maps.crowded || (in_twos && std::is_same_v<Walk, Narrowing>);
+  const int64_t steps = Walk::steps(maps), most = short_blocks ? std::min(largest, few) : largest;
   float* target = maps.target + (target_row - maps.target_first) * maps.target_columns * maps.target_stride;
   for (int64_t step = 0, blocks = (steps + most - 1) / most; blocks > 0; --blocks) {
     const int64_t size = (steps - step + blocks - 1) / blocks, column = step * Walk::step_targets;
@@ -253,12 +281,22 @@ void sum_row(const Maps& maps, int64_t target_row, const VectorPlace* vectors, i
         std::min<int64_t>(Walk::sources(static_cast<int>(size)), maps.source_columns - first_source);
     const int64_t targets = std::min(size * Walk::step_targets, maps.target_columns - column);
     const BlockPlace place{first_source, first_source < 0, static_cast<int>(sources), targets};
-    for (const VectorPlace& vector : std::span(vectors, count)) {
+    for (int64_t i = 0; i < count;) {
+      const VectorPlace& vector = vectors[i];
       float* block_target = target + column * maps.target_stride + vector.target_channel - maps.target_channel;
       if (maps.prefetch) prefetch_block<Walk>(maps, target_row, vector, place, block_target);
+      if constexpr (two > 0) {
+        if (size <= two && i + 1 < count && are_of_one_group(vector, vectors[i + 1])) {
+          if (maps.prefetch) prefetch_block<Walk>(maps, target_row, vectors[i + 1], place, block_target + lanes);
+          sum_block<Walk, slot, per_lane, two, 2>(maps, taps, &vector, place, block_target);
+          i += 2;
+          continue;
+        }
+      }
       constexpr int two_groups = slot == lanes && lanes == 16 ? 8 : slot;
-      (vector.straddles ? sum_block<Walk, two_groups, per_lane, largest>
-                        : sum_block<Walk, slot, per_lane, largest>)(maps, taps, vector, place, block_target);
+      (vector.straddles ? sum_block<Walk, two_groups, per_lane, largest, 1>
+                        : sum_block<Walk, slot, per_lane, largest, 1>)(maps, taps, &vector, place, block_target);
+      ++i;
     }
     step += size;
   }
