@@ -257,7 +257,7 @@ constexpr int largest_block = lanes == 16               ? 14 / Walk::step_target
 // Steps of a block of two vectors, or 0. A short block of one would wait for its sums; and in fprop of stride 2, where
 // a pixel that is read serves one or two targets, two vectors gain where rows are long, too.
 template <class Walk, int slot>
-constexpr int block_of_two = slot == lanes && lanes == 16 && Walk::step_targets == 1 ? 7 : 0;
+constexpr int block_of_two = (slot == lanes || slot == 1) && lanes == 16 && Walk::step_targets == 1 ? 7 : 0;
 
 // The two have the channels of one group, and no others.
 inline bool are_of_one_group(const VectorPlace& first, const VectorPlace& second) {
