@@ -73,12 +73,20 @@ def check(pass_name, problem, dtype, weight_layout, seed):
 MAPS = [(1, 1), (3, 3), (7, 7), (4, 8), (9, 14), (30, 15), (15, 16), (3, 33)]
 
 
+def quick_maps(i, c, k):
+    """Kernels in turn have one of the maps quick, large ones only in small groups; bf16 differs in the type of mma."""
+    return MAPS[i % 8] if max(c, k) <= 16 else MAPS[i % 5]
+
+
 @pytest.mark.parametrize(
     ("pass_name", "stride", "c", "k", "size", "dtype"),
     [
-        pytest.param(*kernel, size, dtype, marks=[pytest.mark.slow] * (at % 4 != 0 or (at > 3 and dtype == "bf16")))
+        pytest.param(
+            *kernel, size, dtype, marks=[pytest.mark.slow] * (size != quick or (i % 4 > 0 and dtype == "bf16"))
+        )
         for i, kernel in enumerate(KERNELS)
-        for at, size in enumerate(MAPS[i % 8 :] + MAPS[: i % 8])  # each has two of them quick
+        for quick in [quick_maps(i, *kernel[2:])]
+        for size in MAPS
         for dtype in DTYPES
     ],
 )
@@ -107,7 +115,7 @@ def test_fused(stride, c, k):
             np.testing.assert_array_equal(tolerance.decode(stored, "f16"), expected)
 
 
-@pytest.mark.parametrize(("pass_name", "stride", "c", "k"), FEW)
+@pytest.mark.parametrize(("pass_name", "stride", "c", "k"), [kernel for kernel in FEW if max(kernel[2:]) > 32])
 def test_walks_along_several_images(pass_name, stride, c, k):
     """Of one column, four side by side; in blocks enough, and of images a number that the walks do not divide."""
     problem = a_problem(stride, c, k, 2, 1, images=70, groups=32)
@@ -122,9 +130,9 @@ def test_same_bits_for_every_schedule_and_batch(pass_name, stride, c, k):
     problem = a_problem(stride, c, k, 10, 17, 3)
     first, second, bias = operands(pass_name, problem, np.random.default_rng(4).standard_normal)
     kernel = name_of(pass_name, stride, c, k, "bf16")
-    results = [launch(pass_name, kernel, problem, "bf16", "NHWC", first, second, bias, seed) for seed in range(1, 5)]
+    results = [launch(pass_name, kernel, problem, "bf16", "NHWC", first, second, bias, seed) for seed in (1, 2, 3)]
     assert all(result.tobytes() == results[0].tobytes() for result in results)
-    for image in range(3):
+    for image in (0, 2):
         one = launch(pass_name, kernel, problem.with_batch(1), "bf16", "NHWC", first[image : image + 1], second, bias)
         assert one.tobytes() == results[0][image : image + 1].tobytes()
 
@@ -270,7 +278,8 @@ def padded_problems(draw):
     return pass_name, a_problem(stride, c, k, h, w, images, groups)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@pytest.mark.slow
+@settings(max_examples=120, deadline=None, derandomize=True, database=None)
 @given(case=padded_problems(), dtype=st.sampled_from(DTYPES), weight=st.sampled_from(["KCRS", "KRSC"]))
 def test_random_problems(case, dtype, weight):
     check(*case, dtype, weight, 3)
