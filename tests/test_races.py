@@ -54,6 +54,7 @@ CORRECT = [
     *padded_kernels(),
     *tf32_kernels(),
     *race_planes.correct(told),
+    *race_planes.correct_padded(told),
     *race_planes.correct_tf32(told),
 ]
 # The test of the test: the same kernels with one fault each.

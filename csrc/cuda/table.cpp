@@ -120,6 +120,18 @@ KernelTable<FpropArgs> fprop_of_padded_halves() {
       fprop_mma_padded_nhwc<DType::bf16, 16, 2>("fprop_mma_padded16_bf16_nhwc_s2"),
       fprop_mma_padded_nhwc<DType::bf16, 32, 2>("fprop_mma_padded32_bf16_nhwc_s2"),
       fprop_mma_padded_nhwc<DType::bf16, 64, 2>("fprop_mma_padded64_bf16_nhwc_s2"),
+      fprop_mma_padded_nchw<DType::f16, 16, 1>("fprop_mma_padded16_f16_nchw"),
+      fprop_mma_padded_nchw<DType::f16, 32, 1>("fprop_mma_padded32_f16_nchw"),
+      fprop_mma_padded_nchw<DType::f16, 64, 1>("fprop_mma_padded64_f16_nchw"),
+      fprop_mma_padded_nchw<DType::f16, 16, 2>("fprop_mma_padded16_f16_nchw_s2"),
+      fprop_mma_padded_nchw<DType::f16, 32, 2>("fprop_mma_padded32_f16_nchw_s2"),
+      fprop_mma_padded_nchw<DType::f16, 64, 2>("fprop_mma_padded64_f16_nchw_s2"),
+      fprop_mma_padded_nchw<DType::bf16, 16, 1>("fprop_mma_padded16_bf16_nchw"),
+      fprop_mma_padded_nchw<DType::bf16, 32, 1>("fprop_mma_padded32_bf16_nchw"),
+      fprop_mma_padded_nchw<DType::bf16, 64, 1>("fprop_mma_padded64_bf16_nchw"),
+      fprop_mma_padded_nchw<DType::bf16, 16, 2>("fprop_mma_padded16_bf16_nchw_s2"),
+      fprop_mma_padded_nchw<DType::bf16, 32, 2>("fprop_mma_padded32_bf16_nchw_s2"),
+      fprop_mma_padded_nchw<DType::bf16, 64, 2>("fprop_mma_padded64_bf16_nchw_s2"),
   };
 }
 
@@ -246,6 +258,18 @@ KernelTable<DgradArgs> dgrad_of_padded_halves() {
       dgrad_mma_padded_nhwc<DType::bf16, 16, 2>("dgrad_mma_padded16_bf16_nhwc_s2"),
       dgrad_mma_padded_nhwc<DType::bf16, 32, 2>("dgrad_mma_padded32_bf16_nhwc_s2"),
       dgrad_mma_padded_nhwc<DType::bf16, 64, 2>("dgrad_mma_padded64_bf16_nhwc_s2"),
+      dgrad_mma_padded_nchw<DType::f16, 16, 1>("dgrad_mma_padded16_f16_nchw"),
+      dgrad_mma_padded_nchw<DType::f16, 32, 1>("dgrad_mma_padded32_f16_nchw"),
+      dgrad_mma_padded_nchw<DType::f16, 64, 1>("dgrad_mma_padded64_f16_nchw"),
+      dgrad_mma_padded_nchw<DType::f16, 16, 2>("dgrad_mma_padded16_f16_nchw_s2"),
+      dgrad_mma_padded_nchw<DType::f16, 32, 2>("dgrad_mma_padded32_f16_nchw_s2"),
+      dgrad_mma_padded_nchw<DType::f16, 64, 2>("dgrad_mma_padded64_f16_nchw_s2"),
+      dgrad_mma_padded_nchw<DType::bf16, 16, 1>("dgrad_mma_padded16_bf16_nchw"),
+      dgrad_mma_padded_nchw<DType::bf16, 32, 1>("dgrad_mma_padded32_bf16_nchw"),
+      dgrad_mma_padded_nchw<DType::bf16, 64, 1>("dgrad_mma_padded64_bf16_nchw"),
+      dgrad_mma_padded_nchw<DType::bf16, 16, 2>("dgrad_mma_padded16_bf16_nchw_s2"),
+      dgrad_mma_padded_nchw<DType::bf16, 32, 2>("dgrad_mma_padded32_bf16_nchw_s2"),
+      dgrad_mma_padded_nchw<DType::bf16, 64, 2>("dgrad_mma_padded64_bf16_nchw_s2"),
   };
 }
 
