@@ -169,6 +169,12 @@ def lines_kernels():
                 yield "mma_nhwc_f16", f"stream_lines<f16, {kind}, Sync>", 128, 80896, integers
 
 
+def padded_kernels():
+    """Row for CORRECT, as above: what differs from mma_nhwc are sizes, so one launch will do."""
+    kind = "PaddedGroups<Fused<Gather<16, 1> > >"
+    yield "mma_nhwc_padded_f16", f"stream_lines<f16, {kind}, Sync>", 128, 80896, lines_launch(kind, 2, 3, 9)
+
+
 def tf32_kernels():
     """Rows for CORRECT, as above: what differs from mma_nhwc is in registers, so one launch of each walk will do."""
     for kind in ("Gather<16, 1>, 1", "Gather<16, 1>, 3", "Spread<16>, 1"):

@@ -18,6 +18,13 @@ def correct(told):
             yield "mma_nchw_f16", f"stream_planes<f16, {kind}, false, Sync>", 256, 65536, launch(told, kind, *size)
 
 
+def correct_padded(told):
+    """And of a group that is padded."""
+    kind = "PaddedGroups<Gather<16, 1> >"
+    integers = launch(told, kind, 1, 3, 8)
+    yield "mma_nchw_padded_f16", f"stream_planes<f16, {kind}, true, Sync>", 256, 65536, integers
+
+
 def correct_tf32(told):
     """The same in floats: one launch of each walk, and one of three products."""
     for kind in ("Gather<8, 1>, 1", "Gather<8, 1>, 3", "Gather<8, 2>, 1", "Spread<8>, 1"):
@@ -37,6 +44,14 @@ def not_verified(verified):
                 name = f"stream_planes<f32, Tf32<{kind}, {products}>, false, Sync>"
                 yield name, "the code of groups of 8, in too many channels to be run in time"
     for dtype in ("f16", "bf16"):
+        for width in (16, 32, 64):
+            for kind, fused in (
+                (f"Gather<{width}, 1>", "true"),
+                (f"Gather<{width}, 2>", "true"),
+                (f"Spread<{width}>", "false"),
+            ):
+                if (name := f"stream_planes<{dtype}, PaddedGroups<{kind} >, {fused}, Sync>") not in verified:
+                    yield name, "the code of the others but for sizes; one is verified"
         for width in (4, 8, 16, 32, 64):
             for kind in (f"Gather<{width}, 1>", f"Gather<{width}, 2>", f"Spread<{width}>"):
                 for fused in ("false", "true"):

@@ -91,7 +91,7 @@ def test_same_bits_for_every_schedule(pass_name, case, layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("case", ["4", "8", "16", "32", "3", "2 to 5"])
+@pytest.mark.parametrize("case", ["4", "8", "16", "32", "3", "2 to 5", "8 to 12", "20"])
 @pytest.mark.parametrize("operand", [0, 1])
 @pytest.mark.parametrize("pass_name", PASSES)
 def test_infinities_stay_where_they_belong(pass_name, operand, case, layout):

@@ -41,6 +41,7 @@ template <class Kind, class T, bool narrow, bool fused, bool paired>
 __device__ __forceinline__ void make_unit(const Planes& g, const Channels<Kind>& channels, const Channel<Kind>& channel,
                                           const Unit& unit, const Weights<Kind>& weights, const uint4* zero,
                                           const uint4* stage, T* results) {
+  if (Kind::pads && static_cast<int>(threadIdx.x / 32 % Kind::parts) * Kind::warp_channels >= channels.count) return;
   const int count = unit.images * ((unit.rows + Kind::rows - 1) / Kind::rows);
   constexpr int together = narrow ? 2 : 1, by = warps / Kind::parts * together;
 #pragma unroll 1
@@ -79,7 +80,8 @@ __device__ __forceinline__ void make_unit(const Planes& g, const Channels<Kind>&
 
 template <class Kind, class T, bool fused, class... Args>
 __device__ __forceinline__ void make_unit(const Planes& g, const Args&... args) {
-  const bool narrow = g.columns <= tile_columns, paired = g.result_columns % 2 == 0;
+  // PaddedGroups take all maps alike, which is a quarter of the code.
+  const bool narrow = !Kind::pads && g.columns <= tile_columns, paired = !Kind::pads && g.result_columns % 2 == 0;
   if (narrow && paired)
     make_unit<Kind, T, true, fused, true>(g, args...);
   else if (narrow)
@@ -111,6 +113,7 @@ __global__ void __launch_bounds__(threads, resident_blocks<Kind, fused>) stream_
         *zero = make_uint4(0, 0, 0, 0);
     }
     const Own& units = Kind::floats ? smem.own : computed;
+    if constexpr (Kind::pads) clear_padding<Kind>(g, stages);
     Weights<Kind> weights;
     load_weights<Kind, T, Sync>(g, channels, results, weights);
     const auto channel = Channel<Kind>::template at<T>(g, channels);
@@ -142,11 +145,12 @@ void launch_planes(Planes g, void* stream, int least_walk = 1) {
   const int64_t count = g.channel_blocks * blocks_for(g.units, g.walk);
   const int vectors = fixed_vectors + 2 * g.stage_vectors + g.result_vectors;
   if (count == 0) return;
-  if (Kind::spread == 1 && g.scale && !Kind::floats)  // which finish where they store
+  if (Kind::spread == 1 && (g.scale || Kind::pads) && !Kind::floats)  // which finish where they store
     launch(stream_planes < T, Kind, Kind::spread == 1 && !Kind::floats, Sync >, {count}, {threads},
            16 * size_t(vectors), stream, g);
   else
-    launch(stream_planes<T, Kind, false, Sync>, {count}, {threads}, 16 * size_t(vectors), stream, g);
+    launch(stream_planes < T, Kind, Kind::pads && Kind::spread == 1, Sync >, {count}, {threads}, 16 * size_t(vectors),
+           stream, g);
 }
 
 }  // namespace resnext::cuda::mma_nchw

@@ -10,6 +10,13 @@ KernelEntry<FpropArgs> fprop_mma_nchw(const char* name);
 template <DType dtype, int width, int stride>
 KernelEntry<DgradArgs> dgrad_mma_nchw(const char* name);
 
+// Of groups of up to so many channels, as many on both sides or not.
+template <DType dtype, int width, int stride>
+KernelEntry<FpropArgs> fprop_mma_padded_nchw(const char* name);
+
+template <DType dtype, int width, int stride>
+KernelEntry<DgradArgs> dgrad_mma_padded_nchw(const char* name);
+
 // In floats, by one product of TF32 numbers or by three.
 template <int width, int stride, int products>
 KernelEntry<FpropArgs> fprop_mma_tf32_nchw(const char* name);

@@ -40,6 +40,34 @@ struct Channels {
   __device__ __forceinline__ explicit Channels(const Planes& g) {
     first = static_cast<int>(blockIdx.x % static_cast<unsigned>(g.channel_blocks)) * Kind::channels;
     count = Kind::width < 8 ? min(Kind::channels, g.channels - first) : Kind::channels;
+    if constexpr (Kind::pads) {
+      count = g.result_width;
+      first = group(g) * count;
+    }
+  }
+
+  // What PaddedGroups have apart: channels of an image in the source and the result, and the block's in the source.
+  __device__ __forceinline__ static int of_source(const Planes& g) {
+    if constexpr (Kind::pads) return g.source_channels;
+    return g.channels;
+  }
+  __device__ __forceinline__ static int of_result(const Planes& g) {
+    if constexpr (Kind::pads) return g.result_channels;
+    return g.channels;
+  }
+  __device__ __forceinline__ static int group(const Planes& g) {
+    return static_cast<int>(blockIdx.x % static_cast<unsigned>(g.channel_blocks));
+  }
+  __device__ __forceinline__ int first_source(const Planes& g) const {
+    if constexpr (Kind::pads) return group(g) * g.source_width;
+    return first;
+  }
+  __device__ __forceinline__ int source_count(const Planes& g) const {
+    if constexpr (Kind::pads) return g.source_width;
+    return count;
+  }
+  __device__ __forceinline__ static int steps(const Planes& g) {
+    return Kind::pads ? stage_channels<Kind>(g) / 16 : Kind::steps;
   }
 };
 
@@ -78,12 +106,13 @@ __device__ __forceinline__ void copy_rows(const Planes& g, const Channels<Kind>&
     if (image.quotient >= unit.images || row >= g.rows) continue;
     const T* from =
         static_cast<const T*>(g.source) +
-        (static_cast<int64_t>(unit.image + image.quotient) * g.channels + channels.first + group) * g.source_plane +
+        (static_cast<int64_t>(unit.image + image.quotient) * channels.of_source(g) + channels.first_source(g) + group) *
+            g.source_plane +
         static_cast<int64_t>(row) * g.columns + line.remainder * vector;
     T* to = stage + (group * g.channel_pitch + line.quotient * g.row_pitch) * Kind::cell + line.remainder * vector;
     const int64_t step = g.copy_groups * g.source_plane;
 #pragma unroll Kind::floats ? 1 : 4
-    for (int channel = group; channel < channels.count; channel += g.copy_groups) {
+    for (int channel = group; channel < channels.source_count(g); channel += g.copy_groups) {
       if constexpr (vector * sizeof(T) < 4)
         *to = *from;
       else
@@ -111,6 +140,15 @@ __device__ __forceinline__ void copy_unit(const Planes& g, const Channels<Kind>&
       copy_rows<Kind, T, 1>(g, channels, unit, to);
   }
   ptx::cp_async_commit();
+}
+
+// Sets the source channels that a group lacks to zero, once, in both stages.
+template <class Kind>
+__device__ __forceinline__ void clear_padding(const Planes& g, uint4* stages) {
+  const int first = g.source_width * g.channel_pitch, count = stage_channels<Kind>(g) * g.channel_pitch - first;
+#pragma unroll 1
+  for (int i = threadIdx.x; i < 2 * count; i += threads)
+    stages[first + i % count + i / count * g.stage_vectors] = make_uint4(0, 0, 0, 0);
 }
 
 // The A operands of a warp, as rows x columns of weights. Width 4: rows are result channels of the taps of a row, in
@@ -157,13 +195,15 @@ __device__ __forceinline__ void stage_weights(const Planes& g, const Channels<Ki
   for (int pair = threadIdx.x; pair < Kind::channels * sources; pair += threads) {
     const int source = sources_closer ? pair % sources : pair / Kind::channels;
     const int result = sources_closer ? pair / sources : pair % Kind::channels;
-    if (result >= channels.count) continue;
-    const int channel = channels.first + result;
+    if (!Kind::pads && result >= channels.count) continue;
+    const bool exists = !Kind::pads || (result < channels.count && sources * step + source < g.source_width);
+    const int channel = Kind::pads ? channels.group(g) * Kind::width + result : channels.first + result;
     const T* from = static_cast<const T*>(g.weight) + channel / Kind::width * g.weight_group +
                     channel % Kind::width * g.weight_result + (sources * step + source) * g.weight_source;
     T values[taps * taps];
 #pragma unroll
-    for (int tap = 0; tap < taps * taps; ++tap) values[tap] = from[tap / taps * g.weight_r + tap % taps * g.weight_s];
+    for (int tap = 0; tap < taps * taps; ++tap)
+      values[tap] = exists ? from[tap / taps * g.weight_r + tap % taps * g.weight_s] : from_acc<T>(0);
     T* part = stage + result / Kind::warp_channels * Kind::fragments * 32 * of_word;
 #pragma unroll
     for (int tap = 0; tap < taps * taps; ++tap) {
@@ -194,6 +234,7 @@ __device__ __forceinline__ void load_weights(const Planes& g, const Channels<Kin
   auto* words = reinterpret_cast<uint32_t*>(stage);
 #pragma unroll
   for (int step = 0; step < Kind::steps; ++step) {
+    if (Kind::pads && step >= channels.steps(g)) break;
     if (step > 0) Sync::weights();     // all have read those of the step before
     if constexpr (Kind::width == 4) {  // where there are no weights
       for (int i = threadIdx.x; i < Kind::fragments * 32; i += threads) words[i] = 0;

@@ -31,11 +31,12 @@ struct Width {
   static constexpr int fragments = width == 4 ? 8 : width == 8 ? 9 : 36;  // registers of weights, of a step
   static constexpr int blocks = width <= 16 ? 2 : 1;                      // per multiprocessor
   static constexpr bool floats = false;                                   // or 16-bit
-  static constexpr int half_channels = rows == 2 ? 0 : 8;                 // from a lane's first half to its second
-  static constexpr int step_sources = std::min(width, 16);                // source channels of an mma
-  static constexpr int registers = fragments;                             // the same when a warp has them
-  static constexpr int cell = tile_columns, vector_pixels = 8;            // pitches are in cells, of so many pixels
-  static constexpr int usual_bytes = 48 * 1024;                           // of a block
+  static constexpr bool pads = false;
+  static constexpr int half_channels = rows == 2 ? 0 : 8;       // from a lane's first half to its second
+  static constexpr int step_sources = std::min(width, 16);      // source channels of an mma
+  static constexpr int registers = fragments;                   // the same when a warp has them
+  static constexpr int cell = tile_columns, vector_pixels = 8;  // pitches are in cells, of so many pixels
+  static constexpr int usual_bytes = 48 * 1024;                 // of a block
 };
 
 // Kernels that gather: a result reads three source rows and columns, `stride` apart from those of the next one.
@@ -63,6 +64,14 @@ struct Spread : Width<width> {
   }
 };
 
+// A kernel of groups of up to Kind::width channels, 16 or more, how many of the source and how many of the result is
+// known at its launch. Source channels that a group lacks are zeros up to whole steps, and further ones are left out,
+// as are warps without a result channel.
+template <class Kind>
+struct PaddedGroups : Kind {
+  static constexpr bool pads = true;
+};
+
 // Everything that a kernel is told. A unit is `unit_rows` result rows of `unit_images` images; a block makes `walk` of
 // them, in `channels` channels. Strides of weights are in elements.
 struct Planes {
@@ -85,7 +94,19 @@ struct Planes {
   bool relu;   // the Epilogue of a fused fprop, else false and null
   const float *scale, *shift;
   const void* residual;
+  // In PaddedGroups, channels of a group and of an image; `channels` counts Kind::width for each group there.
+  int source_width, result_width, source_channels, result_channels;
 };
+
+// Channels in a stage, and among the staged results.
+template <class Kind>
+__host__ __device__ __forceinline__ int stage_channels(const Planes& g) {
+  return Kind::pads ? (g.source_width + 15) / 16 * 16 : Kind::channels;
+}
+template <class Kind>
+int staged_channels(const Planes& g) {
+  return Kind::pads ? g.result_width : Kind::channels;
+}
 
 template <class Kind>
 int source_rows_of(const Planes& g, int unit_rows) {
@@ -112,14 +133,14 @@ int channel_pitch_of(const Planes& g, int image_rows) {
 
 template <class Kind>
 int stage_vectors_of(const Planes& g, int images, int unit_rows) {
-  return Kind::channels * channel_pitch_of<Kind>(g, images * source_rows_of<Kind>(g, unit_rows)) * Kind::cell /
+  return stage_channels<Kind>(g) * channel_pitch_of<Kind>(g, images * source_rows_of<Kind>(g, unit_rows)) * Kind::cell /
          Kind::vector_pixels;
 }
 
 // The results of a unit and, before them, the weights of a step pass through the same memory.
 template <class Kind>
 int result_vectors_of(const Planes& g, int images, int unit_rows) {
-  const int64_t results = int64_t{images} * Kind::channels * unit_rows * g.result_columns;
+  const int64_t results = int64_t{images} * staged_channels<Kind>(g) * unit_rows * g.result_columns;
   return static_cast<int>(
       std::max(blocks_for(results, Kind::vector_pixels), int64_t{Kind::parts * Kind::fragments * 8}));
 }
@@ -187,7 +208,7 @@ void plan(Planes& g) {
   plan_unit<Kind>(g);
   g.source_rows = g.whole ? g.rows : source_rows_of<Kind>(g, g.unit_rows);
   g.channel_pitch = channel_pitch_of<Kind>(g, g.unit_images * g.source_rows);
-  g.stage_vectors = Kind::channels * g.channel_pitch * Kind::cell / Kind::vector_pixels;
+  g.stage_vectors = stage_channels<Kind>(g) * g.channel_pitch * Kind::cell / Kind::vector_pixels;
   g.result_vectors = result_vectors_of<Kind>(g, g.unit_images, g.unit_rows);
   g.copy_vector = std::gcd(g.columns, Kind::vector_pixels);
   g.by_row_copies = divisor(g.columns / g.copy_vector);
@@ -197,8 +218,9 @@ void plan(Planes& g) {
   g.positions = g.unit_images * g.source_rows * (g.columns / g.copy_vector);
   g.copy_threads = std::min((g.positions + 31) / 32 * 32, threads);
   g.copy_groups = threads / g.copy_threads;
-  const int64_t line = g.whole ? std::gcd(int64_t{Kind::channels}, int64_t{g.channels}) * g.result_plane
-                               : std::gcd(g.result_plane, int64_t{g.unit_rows} * g.result_columns);
+  const int64_t block = Kind::pads ? g.result_width : std::gcd(int64_t{Kind::channels}, int64_t{g.channels});
+  const int64_t line =
+      g.whole ? block * g.result_plane : std::gcd(g.result_plane, int64_t{g.unit_rows} * g.result_columns);
   const int64_t last = g.whole ? line : (g.result_rows % g.unit_rows) * int64_t{g.result_columns};
   g.store_vector = static_cast<int>(std::gcd(std::gcd(line, last), int64_t{Kind::vector_pixels}));
   g.units = blocks_for(g.images, g.unit_images) * g.runs;
@@ -211,11 +233,10 @@ void plan(Planes& g) {
   while (2 * g.walk <= g.units && g.channel_blocks * blocks_for(g.units, 2 * g.walk) >= many(g.walk)) g.walk *= 2;
 }
 
-// Whether the least unit of a map so wide fits into shared memory.
+// Whether the least unit of a map so wide fits into shared memory; in PaddedGroups, of `g`'s widths.
 template <class Kind>
-bool fits(int64_t columns, int64_t result_columns) {
+bool fits(int64_t columns, int64_t result_columns, Planes g = {}) {
   if (columns > most_bytes || result_columns > most_bytes) return false;
-  Planes g{};
   g.rows = 2 * taps;
   g.columns = static_cast<int>(columns);
   g.result_columns = static_cast<int>(result_columns);

@@ -139,6 +139,8 @@ __device__ __forceinline__ void multiply_wide(const Planes& g, Products<Kind>& s
     if (((exists[0] | exists[1]) >> r & 1) == 0) continue;
 #pragma unroll
     for (int step = 0; step < Kind::steps; ++step) {
+      if constexpr (Kind::pads)
+        if (step >= Channels<Kind>::steps(g)) break;
       uint32_t pixels[4];
       ptx::ldmatrix<4, true>(pixels, stage + address.at[r] + column + step * 16 * g.channel_pitch);
 #pragma unroll

@@ -12,6 +12,11 @@ struct Channel {
   int of_block;             // the first half's; the other's is `half_channels` further
   bool exists;
 
+  __device__ __forceinline__ bool has(const Channels<Kind>& channels, int half) const {
+    if constexpr (Kind::pads) return of_block + half * Kind::half_channels < channels.count;
+    return exists;
+  }
+
   template <class T>
   __device__ __forceinline__ static Channel at(const Planes& g, const Channels<Kind>& channels) {
     const int lane = threadIdx.x % 32;
@@ -21,7 +26,7 @@ struct Channel {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int of_image = channels.first + channel.of_block + half * Kind::half_channels;
-      if (!channel.exists) continue;
+      if (!channel.has(channels, half)) continue;
       if (g.scale) {
         channel.scale[half] = g.scale[of_image];
         channel.bias[half] = g.shift[of_image];
@@ -43,14 +48,18 @@ struct Target {
   __device__ __forceinline__ Target(const Planes& g, const Channels<Kind>& channels, const Channel<Kind>& channel,
                                     const Unit& unit, int image, int row, T* results) {
     staged =
-        results + (image * Kind::channels + channel.of_block) * g.unit_rows * g.result_columns + row * g.result_columns;
+        results +
+        (image * (Kind::pads ? g.result_width : Kind::channels) + channel.of_block) * g.unit_rows * g.result_columns +
+        row * g.result_columns;
     residual = static_cast<const T*>(g.residual);
     if (residual)
       residual +=
-          (static_cast<int64_t>(unit.image + image) * g.channels + channels.first + channel.of_block) * g.result_plane +
+          (static_cast<int64_t>(unit.image + image) * channels.of_result(g) + channels.first + channel.of_block) *
+              g.result_plane +
           static_cast<int64_t>(unit.row + row) * g.result_columns;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) exists[half] = channel.exists && (Kind::rows == 1 || row + half < unit.rows);
+    for (int half = 0; half < 2; ++half)
+      exists[half] = channel.has(channels, half) && (Kind::rows == 1 || row + half < unit.rows);
   }
 };
 
@@ -186,11 +195,11 @@ __device__ __forceinline__ void store_unit(const Planes& g, const Channels<Kind>
   const int line = g.unit_rows * g.result_columns;
   const int lines = g.whole ? unit.images : channels.count;
   const int length = (g.whole ? channels.count * line : unit.rows * g.result_columns) / vector;
-  const int pitch = g.whole ? Kind::channels * line : line;
-  const int64_t step = g.whole ? g.channels * g.result_plane : g.result_plane;
+  const int pitch = g.whole ? (Kind::pads ? g.result_width : Kind::channels) * line : line;
+  const int64_t step = g.whole ? channels.of_result(g) * g.result_plane : g.result_plane;
   const int first = g.whole ? threadIdx.x : threadIdx.x % 32, by = g.whole ? threads : 32;
   T* image = static_cast<T*>(g.result) +
-             (static_cast<int64_t>(unit.image) * g.channels + channels.first) * g.result_plane +
+             (static_cast<int64_t>(unit.image) * channels.of_result(g) + channels.first) * g.result_plane +
              static_cast<int64_t>(unit.row) * g.result_columns;
   for (int i = g.whole ? 0 : threadIdx.x / 32; i < lines; i += g.whole ? 1 : warps) {
     const auto* from = reinterpret_cast<const Vector*>(results + i * pitch);

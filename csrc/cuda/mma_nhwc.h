@@ -49,7 +49,8 @@ struct Smem {
 
 // The oldest GPU that the kernel runs on. Those of compute capability 7.5 multiply fp16 alone, and have 64 KB.
 template <class T, class Kind>
-constexpr int oldest_architecture = std::is_same_v<T, __half> && sizeof(Smem<Kind>) <= 64 * 1024 ? 75 : 80;
+constexpr int oldest_architecture =
+    std::is_same_v<T, __half> && sizeof(Smem<Kind>) <= 64 * 1024 && !Kind::pads ? 75 : 80;
 
 // The walk at stride 1. Source row y meets result rows y - 1 (tap row 2), y and y + 1 (tap row 0), whose sums are in
 // three places that take turns, as do the three stages of the ring: the loop is unrolled by three. A walk along several
@@ -60,6 +61,7 @@ __device__ __forceinline__ void stream_stride1(const Lines& g, const Walk& walk,
   // Results of the run above come out first, and are not stored: one is made with every source row. The last row of an
   // image is complete with its last source row, as the one before it.
   Ring<Kind, T, Sync> ring(g, walk, stages);
+  const int steps = warp_steps<Kind>(g);
   for (int segment = 0; segment < (Kind::walks ? walk.segments : 1); ++segment) {
     const Tile<T> tile = tile_of<Kind, T>(g, walk, segment);
     T* result = advance(tile.result, (walk.made - walk.source_rows) * g.result_row);
@@ -74,6 +76,7 @@ __device__ __forceinline__ void stream_stride1(const Lines& g, const Walk& walk,
         for (int s = 0; s < Kind::operands; ++s)
 #pragma unroll
           for (int step = 0; step < Kind::steps; ++step) {
+            if (Kind::pads && step >= steps) break;
             Pixels<Kind> pixels;
             load_pixels<Kind>(pixels, row, Kind::start(s), step);
 #pragma unroll

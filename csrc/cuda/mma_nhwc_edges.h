@@ -9,18 +9,19 @@ namespace resnext::cuda::mma_nhwc {
 
 template <class Kind, class T>
 __device__ __forceinline__ float result_at(const Lines& g, int64_t image, int p, int q, int channel) {
-  const T* source = static_cast<const T*>(g.source) + channel / Kind::width * Kind::width;
-  const T* weight = static_cast<const T*>(g.weight) + channel / Kind::width * g.weight_group +
-                    channel % Kind::width * g.weight_result;
+  const int from = source_width<Kind>(g), to = result_width<Kind>(g);
+  const T* source = static_cast<const T*>(g.source) + channel / to * from;
+  const T* weight = static_cast<const T*>(g.weight) + channel / to * g.weight_group + channel % to * g.weight_result;
   float sum = g.bias ? to_acc(static_cast<const T*>(g.bias)[channel]) : 0;
 #pragma unroll 1
   for (int tap = 0; tap < taps * taps; ++tap) {
     const int y = source_position<Kind>(p, tap / taps, g.rows), x = source_position<Kind>(q, tap % taps, g.columns);
     if (y < 0 || x < 0) continue;
-    const T* pixel = advance(source, (image * g.rows + y) * g.source_row) + static_cast<int64_t>(x) * g.channels;
+    const T* pixel =
+        advance(source, (image * g.rows + y) * g.source_row) + static_cast<int64_t>(x) * source_channels<Kind>(g);
     const T* of_tap = weight + tap / taps * g.weight_r + tap % taps * g.weight_s;
 #pragma unroll 1
-    for (int c = 0; c < Kind::width; ++c)
+    for (int c = 0; c < from; ++c)
       sum += to_acc(as_multiplied<Kind>(pixel[c])) * to_acc(as_multiplied<Kind>(of_tap[c * g.weight_source]));
   }
   return sum;
@@ -45,15 +46,15 @@ __device__ __forceinline__ void mend_columns(const Lines& g, const Walk& walk, i
   for (; column < end; ++column) {
 #pragma unroll 1
     for (int64_t i = threadIdx.x % 32; i < int64_t{channels} * rows * images; i += 32) {
-      const int own = of_team + static_cast<int>(i % channels), channel = first_channel<Kind>(g) + own;
-      if (own >= Kind::channels || channel >= g.channels) continue;
+      const int own = of_team + static_cast<int>(i % channels), channel = first_result<Kind>(g) + own;
+      if (Kind::pads ? own >= g.result_width : own >= Kind::channels || channel >= g.channels) continue;
       const int64_t image = walk.image + i / channels / rows;
       const int p = first + static_cast<int>(i / channels % rows);
       T* result = advance(static_cast<T*>(g.result), (image * g.result_rows + p) * g.result_row) +
-                  static_cast<int64_t>(column) * g.channels + channel;
+                  static_cast<int64_t>(column) * result_channels<Kind>(g) + channel;
       if (is_finite(*result)) continue;
       const float sum = result_at<Kind, T>(g, image, p, column, channel);
-      *result = from_acc<T>(Kind::fuses ? with_epilogue(g, sum, channel, result) : sum);
+      *result = from_acc<T>(Kind::fuses && (!Kind::pads || g.scale) ? with_epilogue(g, sum, channel, result) : sum);
     }
   }
 }

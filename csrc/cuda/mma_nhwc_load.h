@@ -18,7 +18,7 @@ template <int group_width>
 struct Team {
   static constexpr int warp_channels = 16, vector_channels = 8;  // channels of a warp's results, and of 16 bytes
   static constexpr int width = group_width;
-  static constexpr bool pairs = width == 4, fuses = false;
+  static constexpr bool pairs = width == 4, fuses = false, pads = false;
   static constexpr bool exchanges = width % 16 != 0;  // lanes store what a neighbour has summed
   static constexpr bool watches = pairs;              // for sums that are NaN and should not be, see mma_nhwc_edges.h
   static constexpr int products = 0;                  // in floats: mmas for one, see mma_nhwc_tf32.h
@@ -111,6 +111,14 @@ struct Fused : Kind {
   static constexpr int blocks = of_two_warps ? 3 : Kind::blocks > 1 ? Kind::blocks - 1 : 1;
 };
 
+// A kernel of groups of up to Kind::width channels, how many of the source and how many of the result is known at its
+// launch. Those that a group lacks are zeros in the ring and among the weights, and are not stored; whole steps of them
+// are left out, and warps that would make nothing else only copy.
+template <class Kind>
+struct PaddedGroups : Kind {
+  static constexpr bool pads = true;
+};
+
 // A stage of the ring: [vector][pixel]. The pitch is such that the 8 vectors that 8 lanes copy, 2, 4 or 8 of 4, 2 or 1
 // pixels, lie in different banks, as do any 8 neighbouring pixels that ldmatrix reads of one vector.
 template <class Kind>
@@ -135,6 +143,8 @@ struct Lines {
   bool relu;  // the Epilogue of a fused fprop, else false and null
   const float *scale, *shift;
   const void* residual;
+  // In PaddedGroups, channels of a group and of a pixel; `channels` counts Kind::width for each group there.
+  int source_width, result_width, source_channels, result_channels;
 };
 
 template <class T>
@@ -164,6 +174,56 @@ struct Sync {
 template <class Kind>
 __device__ __forceinline__ int first_channel(const Lines& g) {
   return static_cast<int>(blockIdx.x % static_cast<unsigned>(g.channel_blocks)) * Kind::channels;
+}
+
+// Channels of a group, and of a pixel; and where the block's begin, which PaddedGroups count apart in source and
+// result.
+template <class Kind>
+__host__ __device__ __forceinline__ int source_width(const Lines& g) {
+  return Kind::pads ? g.source_width : Kind::width;
+}
+template <class Kind>
+__host__ __device__ __forceinline__ int result_width(const Lines& g) {
+  return Kind::pads ? g.result_width : Kind::width;
+}
+template <class Kind>
+__device__ __forceinline__ int source_channels(const Lines& g) {
+  if constexpr (Kind::pads) return g.source_channels;
+  return g.channels;
+}
+template <class Kind>
+__device__ __forceinline__ int result_channels(const Lines& g) {
+  if constexpr (Kind::pads) return g.result_channels;
+  return g.channels;
+}
+template <class Kind>
+__device__ __forceinline__ int first_source(const Lines& g) {
+  if constexpr (Kind::pads) return first_channel<Kind>(g) / Kind::width * g.source_width;
+  return first_channel<Kind>(g);
+}
+template <class Kind>
+__device__ __forceinline__ int first_result(const Lines& g) {
+  if constexpr (Kind::pads) return first_channel<Kind>(g) / Kind::width * g.result_width;
+  return first_channel<Kind>(g);
+}
+
+// Whether the block's result channel `own` exists, which is `channel` of the result.
+template <class Kind>
+__device__ __forceinline__ bool has_result(const Lines& g, int own, int channel) {
+  if constexpr (Kind::pads) return own < g.result_width;
+  return own < Kind::channels && channel < g.channels;
+}
+
+// Steps with source channels that exist, of a block and of a warp, which has none if its result channels do not exist.
+template <class Kind>
+__device__ __forceinline__ int used_steps(const Lines& g) {
+  return Kind::pads ? (g.source_width + Kind::sources - 1) / Kind::sources : Kind::steps;
+}
+template <class Kind>
+__device__ __forceinline__ int warp_steps(const Lines& g) {
+  const bool idle =
+      Kind::pads && static_cast<int>(threadIdx.x / 32 % Kind::warps) * Kind::warp_channels >= g.result_width;
+  return idle ? 0 : used_steps<Kind>(g);
 }
 
 // What a team makes: a run of rows in a strip of 16 columns of an image (32 where it takes pairs), or in narrow images
@@ -236,10 +296,10 @@ struct Loader {
 
   __device__ __forceinline__ Loader(const Lines& g, const Walk& walk) {
     const int2 first = place(g, 0);
-    const int y = first_source_row<Kind>(walk), channel = first_channel<Kind>(g) + Kind::vector_channels * vector();
+    const int y = first_source_row<Kind>(walk), channel = first_source<Kind>(g) + Kind::vector_channels * vector();
     from = advance(static_cast<const T*>(g.source),
                    (static_cast<int64_t>(walk.image + first.x) * g.rows + y) * g.source_row) +
-           static_cast<int64_t>(Kind::stride * walk.column + first.y) * g.channels + channel;
+           static_cast<int64_t>(Kind::stride * walk.column + first.y) * source_channels<Kind>(g) + channel;
     valid = 0;
     const int last_image = Kind::walks ? (walk.segments - 1) * g.tile_images : 0;
 #pragma unroll
@@ -247,7 +307,9 @@ struct Loader {
       const int2 at = place(g, i);
       const int image = walk.image + at.x, x = Kind::stride * walk.column + at.y;
       const bool beyond = i >= Kind::stride * Kind::across && g.tile_images > 1;
-      if (channel >= g.channels || x < 0 || x >= g.columns || beyond) continue;
+      if (channel >= (Kind::pads ? first_source<Kind>(g) + g.source_width : g.channels) || x < 0 || x >= g.columns ||
+          beyond)
+        continue;
       if (image < g.images) valid |= 1u << i;
       if (Kind::walks && image + last_image < g.images) valid |= 256u << i;
     }
@@ -257,6 +319,22 @@ struct Loader {
   // Bytes from the end of a segment to the beginning of the next one.
   __device__ __forceinline__ static int64_t to_next_images(const Lines& g, const Walk& walk) {
     return (static_cast<int64_t>(g.tile_images) * g.rows - walk.source_rows) * g.source_row;
+  }
+
+  // Whether a step reads the lane's vector.
+  __device__ __forceinline__ static bool is_read(const Lines& g) {
+    return vector() < used_steps<Kind>(g) * Kind::halves;
+  }
+
+  // Copies a vector, or zeros; halves of it where groups, which begin 8 bytes apart, may end in the middle of one.
+  __device__ __forceinline__ static void copy(const Lines& g, uint4* to, const T* pointer, bool exists) {
+    if (Kind::pads && g.source_width % 8 != 0) {
+      const bool second = exists && Kind::vector_channels * vector() + 4 < g.source_width;
+      ptx::cp_async<8>(to, pointer, exists ? 8 : 0);
+      ptx::cp_async<8>(reinterpret_cast<uint2*>(to) + 1, pointer + 4, second ? 8 : 0);
+    } else {
+      ptx::cp_async<16>(to, pointer, exists ? 16 : 0);
+    }
   }
 
   // Starts the copy of the next row to the lane's place in a stage, and makes a group of it, an empty one if there is
@@ -272,8 +350,9 @@ struct Loader {
 #pragma unroll
       for (int i = 0; i < count; ++i) {
         if (pixel() + tile_pixels * i >= Kind::pixels) continue;
+        if (Kind::pads && !is_read(g)) continue;
         const T* pointer = advance(from, i % 2 * g.copy_1 + i / 2 * g.copy_2);
-        ptx::cp_async<16>(to + tile_pixels * i, pointer, valid >> i & 1 ? 16 : 0);
+        copy(g, to + tile_pixels * i, pointer, valid >> i & 1);
       }
       from = advance(from, g.source_row);
     }

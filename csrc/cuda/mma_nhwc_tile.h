@@ -29,8 +29,8 @@ struct Tile {
 
 template <class Kind, class T>
 __device__ __forceinline__ Tile<T> tile_of(const Lines& g, const Walk& walk, int segment) {
-  const int channel = first_channel<Kind>(g) + lane_channel<Kind>();
-  const bool has_channels = lane_channel<Kind>() < Kind::channels && channel < g.channels;
+  const int channel = first_result<Kind>(g) + lane_channel<Kind>();
+  const bool has_channels = has_result<Kind>(g, lane_channel<Kind>(), channel);
   Tile<T> tile;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -43,7 +43,7 @@ __device__ __forceinline__ Tile<T> tile_of(const Lines& g, const Walk& walk, int
     if (half == 0)
       tile.result = advance(static_cast<T*>(g.result),
                             (static_cast<int64_t>(image) * g.result_rows + Kind::spread * walk.row) * g.result_row) +
-                    static_cast<int64_t>(q) * g.channels + channel;
+                    static_cast<int64_t>(q) * result_channels<Kind>(g) + channel;
   }
   return tile;
 }

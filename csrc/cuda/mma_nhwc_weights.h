@@ -55,25 +55,29 @@ constexpr int packed_vectors = Kind::channels * Kind::sources * taps * taps / Ki
 // or, in KRSC order, of each tap.
 template <class Kind>
 void pack_weights(Lines& g) {
-  constexpr int filter = taps * taps, width = Kind::width, sources = Kind::sources, bytes = 16 / Kind::vector_channels;
+  constexpr int filter = taps * taps, sources = Kind::sources, bytes = 16 / Kind::vector_channels;
   const bool turned = g.weight_s < 0, rows_are_results = g.weight_source < g.weight_result;
+  const int results = result_width<Kind>(g), own = source_width<Kind>(g);
+  const int width = rows_are_results ? own : results, rows = rows_are_results ? results : own;  // of a row; of a group
   const int64_t row = std::max(g.weight_result, g.weight_source), channel = std::min(g.weight_result, g.weight_source);
   const int64_t r = turned ? -g.weight_r : g.weight_r, s = turned ? -g.weight_s : g.weight_s;
   const bool kcrs = channel == filter && r == taps && s == 1, krsc = channel == 1 && r == taps * width && s == width;
   const char* first = static_cast<const char*>(g.weight) - (turned ? bytes * 2 * (r + s) : 0);
   const bool aligned = reinterpret_cast<uintptr_t>(first) % 16 == 0;
-  const bool dense = row == filter * width && g.weight_group == width * row;
-  g.packed = aligned && dense && (kcrs || krsc) ? first : nullptr;
-  const int of_row = Kind::steps > 1 && rows_are_results ? sources : width;  // channels of a row in the copy
+  const bool dense = row == filter * width && g.weight_group == rows * row;
+  const bool by_row = rows_are_results && (Kind::steps > 1 || Kind::pads);
+  const bool pieces = !by_row || width % Kind::vector_channels == 0;  // are whole vectors
+  g.packed = aligned && dense && pieces && (kcrs || krsc) ? first : nullptr;
+  const int of_row = by_row ? sources : width;  // channels of a row in the copy
   const int copy_row = filter * of_row, copy_channel = krsc ? 1 : filter, sign = turned ? -1 : 1;
   g.copy_r = sign * taps * (krsc ? of_row : 1);
   g.copy_s = sign * (krsc ? of_row : 1);
   g.copy_first = turned ? -2 * (g.copy_r + g.copy_s) : 0;
   g.copy_result = rows_are_results ? copy_row : copy_channel;
   g.copy_source = rows_are_results ? copy_channel : copy_row;
-  const int piece = of_row == width ? sources * copy_row : krsc ? of_row : copy_row;  // elements
+  const int piece = !by_row ? sources * copy_row : krsc ? of_row : copy_row;  // elements
   g.piece_vectors = piece / Kind::vector_channels;
-  g.piece_bytes = bytes * (of_row == width ? filter * width * width : krsc ? width : filter * width);
+  g.piece_bytes = bytes * (!by_row ? filter * rows * width : krsc ? width : filter * width);
   g.step_bytes = bytes * sources * (rows_are_results ? copy_channel : filter * width);
 }
 
@@ -88,14 +92,17 @@ __device__ __forceinline__ int copied_weight(const Lines& g, int result, int sou
 template <class Kind, class T>
 __device__ __forceinline__ void copy_weights(const Lines& g, int step, T* copy) {
   constexpr int of_channel = Kind::sources * taps * taps;
-  const int channel = first_channel<Kind>(g), count = min(Kind::channels, g.channels - channel) * of_channel;
+  const int channel = first_channel<Kind>(g), left = source_width<Kind>(g) - Kind::sources * step;  // of sources
+  const int count = (Kind::pads ? g.result_width : min(Kind::channels, g.channels - channel)) * of_channel;
   const int64_t group = channel / Kind::width * g.weight_group;
   if (g.packed) {
     const T* from = advance(static_cast<const T*>(g.packed) + group, step * g.step_bytes);
 #pragma unroll 1
-    for (int i = threadIdx.x; i < count / Kind::vector_channels; i += Kind::threads)
+    for (int i = threadIdx.x; i < count / Kind::vector_channels; i += Kind::threads) {
+      if (Kind::pads && i % g.piece_vectors * Kind::sources >= g.piece_vectors * left) continue;
       ptx::cp_async<16>(copy + Kind::vector_channels * i,
                         advance(from, i / g.piece_vectors * g.piece_bytes + i % g.piece_vectors * 16));
+    }
     ptx::cp_async_wait_all();
   } else {
     const T* from = static_cast<const T*>(g.weight) + group + Kind::sources * step * g.weight_source;
@@ -103,6 +110,7 @@ __device__ __forceinline__ void copy_weights(const Lines& g, int step, T* copy) 
     for (int i = threadIdx.x; i < count; i += Kind::threads) {
       const int result = i / of_channel, source = i % of_channel / (taps * taps), r = i % (taps * taps) / taps,
                 s = i % taps;
+      if (Kind::pads && source >= left) continue;
       copy[copied_weight<Kind>(g, result, source) + r * g.copy_r + s * g.copy_s] =
           from[result / Kind::width * g.weight_group + result % Kind::width * g.weight_result +
                source * g.weight_source + r * g.weight_r + s * g.weight_s];
@@ -123,8 +131,8 @@ __device__ __forceinline__ bool stage_weights(const Lines& g, int step, const T*
   for (int pair = threadIdx.x; pair < results * sources; pair += Kind::threads) {
     const int source = sources_closer ? pair % sources : pair / results;
     const int result = sources_closer ? pair / sources : pair % results;
-    const bool exists = result < Kind::channels && sources * step + source < Kind::width &&
-                        first_channel<Kind>(g) + result < g.channels;
+    const bool exists = result < Kind::channels && sources * step + source < source_width<Kind>(g) &&
+                        (Kind::pads ? result < g.result_width : first_channel<Kind>(g) + result < g.channels);
     const T* of_pair = copy + copied_weight<Kind>(g, result, source);
     T values[taps * taps];
 #pragma unroll
@@ -150,16 +158,16 @@ __device__ __forceinline__ bool stage_weights(const Lines& g, int step, const T*
 template <class Kind, class T>
 __device__ __forceinline__ void stage_bias(const Lines& g, WeightStage<Kind>& stage) {
   for (int i = threadIdx.x; i < Kind::warp_channels * Kind::warps; i += Kind::threads) {
-    const int channel = first_channel<Kind>(g) + i, n = i % Kind::warp_channels, column = column_of_channel<Kind>(n);
-    const bool exists = i < Kind::channels && channel < g.channels;
-    float bias = exists && g.bias ? to_acc(static_cast<const T*>(g.bias)[channel]) : 0, scale = 0;
+    const int channel = first_result<Kind>(g) + i, n = i % Kind::warp_channels, column = column_of_channel<Kind>(n);
+    const bool exists = has_result<Kind>(g, i, channel);
+    float bias = exists && g.bias ? to_acc(static_cast<const T*>(g.bias)[channel]) : 0, scale = Kind::pads ? 1 : 0;
     if (exists && g.scale) bias = g.shift[channel], scale = g.scale[channel];
     for (int lane = column / 2; lane < 4; lane += Kind::pairs ? 2 : 4) {  // both of a pair have the same channels
       const auto set = [&](auto& of_warp, float value) {
         reinterpret_cast<float*>(&of_warp[lane].of_tile[tile_of_channel<Kind>(n)])[column % 2] = value;
       };
       set(stage.bias[i / Kind::warp_channels], bias);
-      if (g.scale) set(stage.scale[i / Kind::warp_channels], scale);
+      if (Kind::pads || g.scale) set(stage.scale[i / Kind::warp_channels], scale);
     }
   }
 }
@@ -169,15 +177,17 @@ template <class Kind, class T, class Sync>
 __device__ __forceinline__ void load_weights(const Lines& g, uint4* copy, WeightStage<Kind>& stage,
                                              Weights<Kind>& weights) {
   const int lane = threadIdx.x % 32, of_block = threadIdx.x / 32, warp = of_block % Kind::warps;
+  const int steps = used_steps<Kind>(g);
   bool finite = true;
   stage_bias<Kind, T>(g, stage);
 #pragma unroll
   for (int step = 0; step < Kind::steps; ++step) {
+    if (Kind::pads && step >= steps) break;
     T* of_step = reinterpret_cast<T*>(copy);
     copy_weights<Kind>(g, step, of_step);
     Sync::weights();  // and all have read those of the step before
     finite &= stage_weights<Kind>(g, step, of_step, stage);
-    if (step == Kind::steps - 1) {
+    if (step == steps - 1) {
       const bool special = __any_sync(0xffffffffu, !finite);
       if (lane == 0) stage.special[of_block] = special;
     }

@@ -1,25 +1,29 @@
 #pragma once
-// What the kernels for 3x3 windows with padding 1 and groups of as many channels on both sides accept, and the fields
-// that those of fprop and dgrad have in common.
+// What the kernels for 3x3 windows with padding 1 accept, and the fields that those of fprop and dgrad have in common.
 #include <utility>
 
 #include "grouped_conv.h"
 
 namespace resnext::cuda {
 
-// Null, or the first reason why a kernel of this type, layout, group width and stride cannot compute the problem.
-inline const char* padded_3x3_why_not(const Problem& problem, DType dtype, Layout layout, int width, int stride) {
+// Null, or the first reason why a kernel of this type, layout, group widths and stride cannot compute the problem.
+inline const char* padded_3x3_widths_why_not(const Problem& problem, DType dtype, Layout layout, int64_t c_width,
+                                             int64_t k_width, int stride) {
   const ConvShape& s = problem.shape;
   if (problem.dtype != dtype)
     return dtype == DType::f32 ? "float32 only" : dtype == DType::f16 ? "float16 only" : "bfloat16 only";
   if (problem.layout != layout) return layout == Layout::nhwc ? "NHWC only" : "NCHW only";
-  if (s.c_per_group() != width || s.k_per_group() != width) return "another group width";
+  if (s.c_per_group() != c_width || s.k_per_group() != k_width) return "another group width";
   if (s.r != 3 || s.s != 3) return "3x3 only";
   if (s.stride_h != stride || s.stride_w != stride) return "another stride";
   if (s.pad_h != 1 || s.pad_w != 1) return "padding 1 only";
   if (s.dilation_h != 1 || s.dilation_w != 1) return "dilation 1 only";
   if (problem.alignment < 16) return "activations are not 16-byte aligned";
   return nullptr;
+}
+
+inline const char* padded_3x3_why_not(const Problem& problem, DType dtype, Layout layout, int width, int stride) {
+  return padded_3x3_widths_why_not(problem, dtype, layout, width, width, stride);
 }
 
 // The same for a kernel of instructions that came with compute capability 8.0.

@@ -106,6 +106,35 @@ KernelTable<FpropArgs> fprop_of_halves_nhwc() {
   };
 }
 
+KernelTable<FpropArgs> fprop_of_padded_halves() {
+  return {
+      fprop_mma_padded_nhwc<DType::f16, 16, 1>("fprop_mma_padded16_f16_nhwc"),
+      fprop_mma_padded_nhwc<DType::f16, 32, 1>("fprop_mma_padded32_f16_nhwc"),
+      fprop_mma_padded_nhwc<DType::f16, 64, 1>("fprop_mma_padded64_f16_nhwc"),
+      fprop_mma_padded_nhwc<DType::f16, 16, 2>("fprop_mma_padded16_f16_nhwc_s2"),
+      fprop_mma_padded_nhwc<DType::f16, 32, 2>("fprop_mma_padded32_f16_nhwc_s2"),
+      fprop_mma_padded_nhwc<DType::f16, 64, 2>("fprop_mma_padded64_f16_nhwc_s2"),
+      fprop_mma_padded_nhwc<DType::bf16, 16, 1>("fprop_mma_padded16_bf16_nhwc"),
+      fprop_mma_padded_nhwc<DType::bf16, 32, 1>("fprop_mma_padded32_bf16_nhwc"),
+      fprop_mma_padded_nhwc<DType::bf16, 64, 1>("fprop_mma_padded64_bf16_nhwc"),
+      fprop_mma_padded_nhwc<DType::bf16, 16, 2>("fprop_mma_padded16_bf16_nhwc_s2"),
+      fprop_mma_padded_nhwc<DType::bf16, 32, 2>("fprop_mma_padded32_bf16_nhwc_s2"),
+      fprop_mma_padded_nhwc<DType::bf16, 64, 2>("fprop_mma_padded64_bf16_nhwc_s2"),
+      fprop_mma_padded_nchw<DType::f16, 16, 1>("fprop_mma_padded16_f16_nchw"),
+      fprop_mma_padded_nchw<DType::f16, 32, 1>("fprop_mma_padded32_f16_nchw"),
+      fprop_mma_padded_nchw<DType::f16, 64, 1>("fprop_mma_padded64_f16_nchw"),
+      fprop_mma_padded_nchw<DType::f16, 16, 2>("fprop_mma_padded16_f16_nchw_s2"),
+      fprop_mma_padded_nchw<DType::f16, 32, 2>("fprop_mma_padded32_f16_nchw_s2"),
+      fprop_mma_padded_nchw<DType::f16, 64, 2>("fprop_mma_padded64_f16_nchw_s2"),
+      fprop_mma_padded_nchw<DType::bf16, 16, 1>("fprop_mma_padded16_bf16_nchw"),
+      fprop_mma_padded_nchw<DType::bf16, 32, 1>("fprop_mma_padded32_bf16_nchw"),
+      fprop_mma_padded_nchw<DType::bf16, 64, 1>("fprop_mma_padded64_bf16_nchw"),
+      fprop_mma_padded_nchw<DType::bf16, 16, 2>("fprop_mma_padded16_bf16_nchw_s2"),
+      fprop_mma_padded_nchw<DType::bf16, 32, 2>("fprop_mma_padded32_bf16_nchw_s2"),
+      fprop_mma_padded_nchw<DType::bf16, 64, 2>("fprop_mma_padded64_bf16_nchw_s2"),
+  };
+}
+
 KernelTable<FpropArgs> fprop_of_halves_nchw() {
   return {
       fprop_mma_nchw<DType::f16, 4, 1>("fprop_mma_gw4_f16_nchw"),
@@ -215,6 +244,35 @@ KernelTable<DgradArgs> dgrad_of_halves_nhwc() {
   };
 }
 
+KernelTable<DgradArgs> dgrad_of_padded_halves() {
+  return {
+      dgrad_mma_padded_nhwc<DType::f16, 16, 1>("dgrad_mma_padded16_f16_nhwc"),
+      dgrad_mma_padded_nhwc<DType::f16, 32, 1>("dgrad_mma_padded32_f16_nhwc"),
+      dgrad_mma_padded_nhwc<DType::f16, 64, 1>("dgrad_mma_padded64_f16_nhwc"),
+      dgrad_mma_padded_nhwc<DType::f16, 16, 2>("dgrad_mma_padded16_f16_nhwc_s2"),
+      dgrad_mma_padded_nhwc<DType::f16, 32, 2>("dgrad_mma_padded32_f16_nhwc_s2"),
+      dgrad_mma_padded_nhwc<DType::f16, 64, 2>("dgrad_mma_padded64_f16_nhwc_s2"),
+      dgrad_mma_padded_nhwc<DType::bf16, 16, 1>("dgrad_mma_padded16_bf16_nhwc"),
+      dgrad_mma_padded_nhwc<DType::bf16, 32, 1>("dgrad_mma_padded32_bf16_nhwc"),
+      dgrad_mma_padded_nhwc<DType::bf16, 64, 1>("dgrad_mma_padded64_bf16_nhwc"),
+      dgrad_mma_padded_nhwc<DType::bf16, 16, 2>("dgrad_mma_padded16_bf16_nhwc_s2"),
+      dgrad_mma_padded_nhwc<DType::bf16, 32, 2>("dgrad_mma_padded32_bf16_nhwc_s2"),
+      dgrad_mma_padded_nhwc<DType::bf16, 64, 2>("dgrad_mma_padded64_bf16_nhwc_s2"),
+      dgrad_mma_padded_nchw<DType::f16, 16, 1>("dgrad_mma_padded16_f16_nchw"),
+      dgrad_mma_padded_nchw<DType::f16, 32, 1>("dgrad_mma_padded32_f16_nchw"),
+      dgrad_mma_padded_nchw<DType::f16, 64, 1>("dgrad_mma_padded64_f16_nchw"),
+      dgrad_mma_padded_nchw<DType::f16, 16, 2>("dgrad_mma_padded16_f16_nchw_s2"),
+      dgrad_mma_padded_nchw<DType::f16, 32, 2>("dgrad_mma_padded32_f16_nchw_s2"),
+      dgrad_mma_padded_nchw<DType::f16, 64, 2>("dgrad_mma_padded64_f16_nchw_s2"),
+      dgrad_mma_padded_nchw<DType::bf16, 16, 1>("dgrad_mma_padded16_bf16_nchw"),
+      dgrad_mma_padded_nchw<DType::bf16, 32, 1>("dgrad_mma_padded32_bf16_nchw"),
+      dgrad_mma_padded_nchw<DType::bf16, 64, 1>("dgrad_mma_padded64_bf16_nchw"),
+      dgrad_mma_padded_nchw<DType::bf16, 16, 2>("dgrad_mma_padded16_bf16_nchw_s2"),
+      dgrad_mma_padded_nchw<DType::bf16, 32, 2>("dgrad_mma_padded32_bf16_nchw_s2"),
+      dgrad_mma_padded_nchw<DType::bf16, 64, 2>("dgrad_mma_padded64_bf16_nchw_s2"),
+  };
+}
+
 KernelTable<DgradArgs> dgrad_of_halves_nchw() {
   return {
       dgrad_mma_nchw<DType::f16, 4, 1>("dgrad_mma_gw4_f16_nchw"),
@@ -247,6 +305,7 @@ const KernelTable<FpropArgs>& fprop_table() {
       fprop_of_floats(),
       fprop_of_halves_nhwc(),
       fprop_of_halves_nchw(),
+      fprop_of_padded_halves(),
       {{"fprop_generic", generic_why_not, generic_gather_workspace, fprop_generic, true}},
   });
   return table;
@@ -257,6 +316,7 @@ const KernelTable<DgradArgs>& dgrad_table() {
       dgrad_of_floats(),
       dgrad_of_halves_nhwc(),
       dgrad_of_halves_nchw(),
+      dgrad_of_padded_halves(),
       {{"dgrad_generic", generic_why_not, generic_gather_workspace, dgrad_generic}},
   });
   return table;

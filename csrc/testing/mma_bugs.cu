@@ -8,8 +8,10 @@
 namespace resnext::testing {
 namespace mma_bugs {
 
+using cuda::mma_nhwc::Fused;
 using cuda::mma_nhwc::Gather;
 using cuda::mma_nhwc::Lines;
+using cuda::mma_nhwc::PaddedGroups;
 using cuda::mma_nhwc::Spread;
 using cuda::mma_nhwc::Tf32;
 
@@ -41,9 +43,10 @@ struct AsyncWaitTooLax : None {
 template <class Kind>
 using Element = std::conditional_t<Kind::products == 0, __half, float>;
 
-// A block of channels, weights in KCRS order.
+// A block of channels, weights in KCRS order. A group that is padded lacks a vector of its source.
 template <class Kind>
 Lines lines(int images, int rows, int columns) {
+  constexpr int sources = Kind::pads ? Kind::width - 8 : Kind::channels;
   Lines g{};
   g.images = images;
   g.rows = rows;
@@ -51,12 +54,14 @@ Lines lines(int images, int rows, int columns) {
   g.result_rows = (Kind::spread * g.rows - 1) / Kind::stride + 1;
   g.result_columns = (Kind::spread * g.columns - 1) / Kind::stride + 1;
   g.channels = Kind::channels;
-  g.source_row = int64_t{sizeof(Element<Kind>)} * g.columns * g.channels;
+  g.source_channels = g.source_width = sources;
+  g.result_channels = g.result_width = Kind::channels;
+  g.source_row = int64_t{sizeof(Element<Kind>)} * g.columns * sources;
   g.result_row = int64_t{sizeof(Element<Kind>)} * g.result_columns * g.channels;
   g.weight_s = 1;
   g.weight_r = 3;
   g.weight_source = 9;
-  g.weight_result = 9 * Kind::width;
+  g.weight_result = 9 * (Kind::pads ? sources : Kind::width);
   g.weight_group = g.weight_result * Kind::width;
   return g;
 }
@@ -109,7 +114,10 @@ bool launch_mma_probe(const std::string& name, const void* input, void* output, 
   if (const auto bug = rest("spread_32/"); !bug.empty()) return run_named<Spread<32>>(bug, input, output, stream);
   if (const auto bug = rest("tf32x3_16/"); !bug.empty())
     return run_named<Tf32<Gather<32, 1>, 3>>(bug, input, output, stream);
+  if (const auto bug = rest("padded_32/"); !bug.empty())
+    return run_named<PaddedGroups<Fused<Gather<32, 1>>>>(bug, input, output, stream);
   const std::string kind = rest("mma_nhwc/plan/");
+  if (kind == "PaddedGroups<Fused<Gather<16, 1> > >") return tell<PaddedGroups<Fused<Gather<16, 1>>>>(input, output);
   if (kind == "Gather<4, 1>") return tell<Gather<4, 1>>(input, output);
   if (kind == "Gather<4, 2>") return tell<Gather<4, 2>>(input, output);
   if (kind == "Spread<4>") return tell<Spread<4>>(input, output);

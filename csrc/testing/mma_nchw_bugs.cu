@@ -9,6 +9,7 @@ namespace resnext::testing {
 namespace mma_nchw_bugs {
 
 using cuda::mma_nchw::Gather;
+using cuda::mma_nchw::PaddedGroups;
 using cuda::mma_nchw::Planes;
 using cuda::mma_nchw::Spread;
 using cuda::mma_nchw::Tf32;
@@ -50,9 +51,11 @@ struct NoBarrierAtResults : None {
 template <class Kind>
 using Element = std::conditional_t<Kind::floats, float, __half>;
 
-// What a kernel is told of one block of channels, but for tensors. The sizes are the source's.
+// What a kernel is told of one block of channels, but for tensors. The sizes are the source's. A group that is padded
+// has half as many channels there.
 template <class Kind>
 Planes planes(int images, int rows, int columns) {
+  constexpr int sources = Kind::pads ? Kind::width / 2 : Kind::channels;
   Planes g{};
   g.images = images;
   g.rows = rows;
@@ -60,10 +63,12 @@ Planes planes(int images, int rows, int columns) {
   g.result_rows = (Kind::spread * rows - 1) / Kind::stride + 1;
   g.result_columns = (Kind::spread * columns - 1) / Kind::stride + 1;
   g.channels = Kind::channels;
+  g.source_channels = g.source_width = sources;
+  g.result_channels = g.result_width = Kind::channels;
   g.weight_s = 1;
   g.weight_r = 3;
   g.weight_source = 9;
-  g.weight_result = 9 * Kind::width;
+  g.weight_result = 9 * (Kind::pads ? sources : Kind::width);
   g.weight_group = g.weight_result * Kind::width;
   return g;
 }
@@ -72,7 +77,7 @@ template <class Kind, class Sync>
 bool run(const void* input, void* output, void* stream) {
   Planes g = planes<Kind>(6, 10, 24);
   g.source = input;
-  g.weight = static_cast<const Element<Kind>*>(input) + g.images * g.channels * g.rows * g.columns;
+  g.weight = static_cast<const Element<Kind>*>(input) + g.images * g.source_channels * g.rows * g.columns;
   g.result = output;
   cuda::mma_nchw::launch_planes<Element<Kind>, Kind, Sync>(g, stream, 6);
   return true;
@@ -111,6 +116,7 @@ bool launch_mma_nchw_probe(const std::string& name, const void* input, void* out
   if (name == "mma_nchw/plan/Gather<8, 1>") return tell<Gather<8, 1>>(input, output);
   if (name == "mma_nchw/plan/Gather<16, 1>") return tell<Gather<16, 1>>(input, output);
   if (name == "mma_nchw/plan/Gather<4, 2>") return tell<Gather<4, 2>>(input, output);
+  if (name == "mma_nchw/plan/PaddedGroups<Gather<16, 1> >") return tell<PaddedGroups<Gather<16, 1>>>(input, output);
   if (name == "mma_nchw/plan/Spread<8>") return tell<Spread<8>>(input, output);
   if (name == "mma_nchw/plan/Tf32<Gather<8, 1>, 1>") return tell<Tf32<Gather<8, 1>, 1>>(input, output);
   if (name == "mma_nchw/plan/Tf32<Gather<8, 1>, 3>") return tell<Tf32<Gather<8, 1>, 3>>(input, output);
@@ -121,6 +127,8 @@ bool launch_mma_nchw_probe(const std::string& name, const void* input, void* out
   if (name.starts_with("nchw_8/")) return run_named<Gather<8, 1>>(name.substr(7), input, output, stream);
   if (name.starts_with("nchw_32/")) return run_named<Gather<32, 1>>(name.substr(8), input, output, stream);
   if (name.starts_with("nchw_16_s2/")) return run_named<Gather<16, 2>>(name.substr(11), input, output, stream);
+  if (name.starts_with("nchw_padded_16/"))
+    return run_named<PaddedGroups<Gather<16, 1>>>(name.substr(15), input, output, stream);
   if (name.starts_with("nchw_spread_4/")) return run_named<Spread<4>>(name.substr(14), input, output, stream);
   return false;
 }

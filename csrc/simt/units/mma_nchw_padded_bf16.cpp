@@ -1,0 +1,1 @@
+#include "cuda/mma_nchw_padded_bf16.cu"

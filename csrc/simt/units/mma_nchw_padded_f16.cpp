@@ -1,0 +1,1 @@
+#include "cuda/mma_nchw_padded_f16.cu"

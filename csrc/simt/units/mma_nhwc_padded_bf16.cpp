@@ -1,0 +1,1 @@
+#include "cuda/mma_nhwc_padded_bf16.cu"
