@@ -240,30 +240,49 @@ KernelTable<DgradArgs> dgrad_of_halves_nchw() {
   };
 }
 
-}  // namespace
-
-const KernelTable<FpropArgs>& fprop_table() {
-  static const auto table = joined<FpropArgs>({
-      fprop_of_floats(),
-      fprop_of_halves_nhwc(),
-      fprop_of_halves_nchw(),
-      {{"fprop_generic", generic_why_not, generic_gather_workspace, fprop_generic, true}},
-  });
-  return table;
+KernelTable<WgradArgs> wgrad_of_floats() {
+  return {
+      rows_wgrad_entry<8, 1, Layout::nhwc, 1>("wgrad_mma_gw8_tf32_nhwc"),
+      rows_wgrad_entry<16, 1, Layout::nhwc, 1>("wgrad_mma_gw16_tf32_nhwc"),
+      rows_wgrad_entry<32, 1, Layout::nhwc, 1>("wgrad_mma_gw32_tf32_nhwc"),
+      rows_wgrad_entry<8, 2, Layout::nhwc, 1>("wgrad_mma_gw8_tf32_nhwc_s2"),
+      rows_wgrad_entry<16, 2, Layout::nhwc, 1>("wgrad_mma_gw16_tf32_nhwc_s2"),
+      rows_wgrad_entry<32, 2, Layout::nhwc, 1>("wgrad_mma_gw32_tf32_nhwc_s2"),
+      rows_wgrad_entry<8, 1, Layout::nchw, 1>("wgrad_mma_gw8_tf32_nchw"),
+      rows_wgrad_entry<16, 1, Layout::nchw, 1>("wgrad_mma_gw16_tf32_nchw"),
+      rows_wgrad_entry<32, 1, Layout::nchw, 1>("wgrad_mma_gw32_tf32_nchw"),
+      rows_wgrad_entry<8, 2, Layout::nchw, 1>("wgrad_mma_gw8_tf32_nchw_s2"),
+      rows_wgrad_entry<16, 2, Layout::nchw, 1>("wgrad_mma_gw16_tf32_nchw_s2"),
+      rows_wgrad_entry<32, 2, Layout::nchw, 1>("wgrad_mma_gw32_tf32_nchw_s2"),
+      rows_wgrad_entry<16, 1, Layout::nhwc, 3>("wgrad_mma_gw16_tf32x3_nhwc"),
+      rows_wgrad_entry<32, 1, Layout::nhwc, 3>("wgrad_mma_gw32_tf32x3_nhwc"),
+      rows_wgrad_entry<16, 2, Layout::nhwc, 3>("wgrad_mma_gw16_tf32x3_nhwc_s2"),
+      rows_wgrad_entry<32, 2, Layout::nhwc, 3>("wgrad_mma_gw32_tf32x3_nhwc_s2"),
+      rows_wgrad_entry<16, 1, Layout::nchw, 3>("wgrad_mma_gw16_tf32x3_nchw"),
+      rows_wgrad_entry<32, 1, Layout::nchw, 3>("wgrad_mma_gw32_tf32x3_nchw"),
+      rows_wgrad_entry<16, 2, Layout::nchw, 3>("wgrad_mma_gw16_tf32x3_nchw_s2"),
+      rows_wgrad_entry<32, 2, Layout::nchw, 3>("wgrad_mma_gw32_tf32x3_nchw_s2"),
+      rows_wgrad_entry<4, 1, Layout::nhwc>("wgrad_rows_gw4_f32_nhwc"),
+      rows_wgrad_entry<8, 1, Layout::nhwc>("wgrad_rows_gw8_f32_nhwc"),
+      rows_wgrad_entry<16, 1, Layout::nhwc>("wgrad_rows_gw16_f32_nhwc"),
+      rows_wgrad_entry<32, 1, Layout::nhwc>("wgrad_rows_gw32_f32_nhwc"),
+      rows_wgrad_entry<4, 2, Layout::nhwc>("wgrad_rows_gw4_f32_nhwc_s2"),
+      rows_wgrad_entry<8, 2, Layout::nhwc>("wgrad_rows_gw8_f32_nhwc_s2"),
+      rows_wgrad_entry<16, 2, Layout::nhwc>("wgrad_rows_gw16_f32_nhwc_s2"),
+      rows_wgrad_entry<32, 2, Layout::nhwc>("wgrad_rows_gw32_f32_nhwc_s2"),
+      rows_wgrad_entry<4, 1, Layout::nchw>("wgrad_rows_gw4_f32_nchw"),
+      rows_wgrad_entry<8, 1, Layout::nchw>("wgrad_rows_gw8_f32_nchw"),
+      rows_wgrad_entry<16, 1, Layout::nchw>("wgrad_rows_gw16_f32_nchw"),
+      rows_wgrad_entry<32, 1, Layout::nchw>("wgrad_rows_gw32_f32_nchw"),
+      rows_wgrad_entry<4, 2, Layout::nchw>("wgrad_rows_gw4_f32_nchw_s2"),
+      rows_wgrad_entry<8, 2, Layout::nchw>("wgrad_rows_gw8_f32_nchw_s2"),
+      rows_wgrad_entry<16, 2, Layout::nchw>("wgrad_rows_gw16_f32_nchw_s2"),
+      rows_wgrad_entry<32, 2, Layout::nchw>("wgrad_rows_gw32_f32_nchw_s2"),
+  };
 }
 
-const KernelTable<DgradArgs>& dgrad_table() {
-  static const auto table = joined<DgradArgs>({
-      dgrad_of_floats(),
-      dgrad_of_halves_nhwc(),
-      dgrad_of_halves_nchw(),
-      {{"dgrad_generic", generic_why_not, generic_gather_workspace, dgrad_generic}},
-  });
-  return table;
-}
-
-const KernelTable<WgradArgs>& wgrad_table() {
-  static const KernelTable<WgradArgs> table{
+KernelTable<WgradArgs> wgrad_of_halves() {
+  return {
       mma_wgrad_entry<__half, 4, 1, Layout::nhwc>("wgrad_mma_gw4_f16_nhwc"),
       mma_wgrad_entry<__half, 8, 1, Layout::nhwc>("wgrad_mma_gw8_f16_nhwc"),
       mma_wgrad_entry<__half, 16, 1, Layout::nhwc>("wgrad_mma_gw16_f16_nhwc"),
@@ -304,36 +323,37 @@ const KernelTable<WgradArgs>& wgrad_table() {
       mma_wgrad_entry<__nv_bfloat16, 16, 2, Layout::nchw>("wgrad_mma_gw16_bf16_nchw_s2"),
       mma_wgrad_entry<__nv_bfloat16, 32, 2, Layout::nchw>("wgrad_mma_gw32_bf16_nchw_s2"),
       mma_wgrad_entry<__nv_bfloat16, 64, 2, Layout::nchw>("wgrad_mma_gw64_bf16_nchw_s2"),
-      rows_wgrad_entry<8, 1, Layout::nhwc, 1>("wgrad_mma_gw8_tf32_nhwc"),
-      rows_wgrad_entry<16, 1, Layout::nhwc, 1>("wgrad_mma_gw16_tf32_nhwc"),
-      rows_wgrad_entry<32, 1, Layout::nhwc, 1>("wgrad_mma_gw32_tf32_nhwc"),
-      rows_wgrad_entry<8, 2, Layout::nhwc, 1>("wgrad_mma_gw8_tf32_nhwc_s2"),
-      rows_wgrad_entry<16, 2, Layout::nhwc, 1>("wgrad_mma_gw16_tf32_nhwc_s2"),
-      rows_wgrad_entry<32, 2, Layout::nhwc, 1>("wgrad_mma_gw32_tf32_nhwc_s2"),
-      rows_wgrad_entry<8, 1, Layout::nchw, 1>("wgrad_mma_gw8_tf32_nchw"),
-      rows_wgrad_entry<16, 1, Layout::nchw, 1>("wgrad_mma_gw16_tf32_nchw"),
-      rows_wgrad_entry<32, 1, Layout::nchw, 1>("wgrad_mma_gw32_tf32_nchw"),
-      rows_wgrad_entry<8, 2, Layout::nchw, 1>("wgrad_mma_gw8_tf32_nchw_s2"),
-      rows_wgrad_entry<16, 2, Layout::nchw, 1>("wgrad_mma_gw16_tf32_nchw_s2"),
-      rows_wgrad_entry<32, 2, Layout::nchw, 1>("wgrad_mma_gw32_tf32_nchw_s2"),
-      rows_wgrad_entry<4, 1, Layout::nhwc>("wgrad_rows_gw4_f32_nhwc"),
-      rows_wgrad_entry<8, 1, Layout::nhwc>("wgrad_rows_gw8_f32_nhwc"),
-      rows_wgrad_entry<16, 1, Layout::nhwc>("wgrad_rows_gw16_f32_nhwc"),
-      rows_wgrad_entry<32, 1, Layout::nhwc>("wgrad_rows_gw32_f32_nhwc"),
-      rows_wgrad_entry<4, 2, Layout::nhwc>("wgrad_rows_gw4_f32_nhwc_s2"),
-      rows_wgrad_entry<8, 2, Layout::nhwc>("wgrad_rows_gw8_f32_nhwc_s2"),
-      rows_wgrad_entry<16, 2, Layout::nhwc>("wgrad_rows_gw16_f32_nhwc_s2"),
-      rows_wgrad_entry<32, 2, Layout::nhwc>("wgrad_rows_gw32_f32_nhwc_s2"),
-      rows_wgrad_entry<4, 1, Layout::nchw>("wgrad_rows_gw4_f32_nchw"),
-      rows_wgrad_entry<8, 1, Layout::nchw>("wgrad_rows_gw8_f32_nchw"),
-      rows_wgrad_entry<16, 1, Layout::nchw>("wgrad_rows_gw16_f32_nchw"),
-      rows_wgrad_entry<32, 1, Layout::nchw>("wgrad_rows_gw32_f32_nchw"),
-      rows_wgrad_entry<4, 2, Layout::nchw>("wgrad_rows_gw4_f32_nchw_s2"),
-      rows_wgrad_entry<8, 2, Layout::nchw>("wgrad_rows_gw8_f32_nchw_s2"),
-      rows_wgrad_entry<16, 2, Layout::nchw>("wgrad_rows_gw16_f32_nchw_s2"),
-      rows_wgrad_entry<32, 2, Layout::nchw>("wgrad_rows_gw32_f32_nchw_s2"),
-      {"wgrad_generic", generic_why_not, generic_wgrad_workspace, wgrad_generic},
   };
+}
+
+}  // namespace
+
+const KernelTable<FpropArgs>& fprop_table() {
+  static const auto table = joined<FpropArgs>({
+      fprop_of_floats(),
+      fprop_of_halves_nhwc(),
+      fprop_of_halves_nchw(),
+      {{"fprop_generic", generic_why_not, generic_gather_workspace, fprop_generic, true}},
+  });
+  return table;
+}
+
+const KernelTable<DgradArgs>& dgrad_table() {
+  static const auto table = joined<DgradArgs>({
+      dgrad_of_floats(),
+      dgrad_of_halves_nhwc(),
+      dgrad_of_halves_nchw(),
+      {{"dgrad_generic", generic_why_not, generic_gather_workspace, dgrad_generic}},
+  });
+  return table;
+}
+
+const KernelTable<WgradArgs>& wgrad_table() {
+  static const auto table = joined<WgradArgs>({
+      wgrad_of_floats(),
+      wgrad_of_halves(),
+      {{"wgrad_generic", generic_why_not, generic_wgrad_workspace, wgrad_generic}},
+  });
   return table;
 }
 
