@@ -133,11 +133,14 @@ def wgrad_kernels():
     for width in (4, 8, 16, 32):
         for stride in (1, 2):
             for layout in ("Nhwc", "Nchw"):
-                for kind, form in (("", layout), ("tf32_", f"Tf32<{layout}>"))[: 1 if width == 4 else 2]:
+                kinds = [("", "", layout)]
+                kinds += [("tf32_", "tf32_", f"Tf32<{layout}, 1>")] * (width > 4)
+                kinds += [("tf32_", "tf32x3_", f"Tf32<{layout}, 3>")] * ((width, stride) == (16, 1))
+                for source, kind, form in kinds:
                     images = 2 if layout == "Nhwc" else 4
                     threads, integers = wgrad_launch(width, stride, kind + layout, images, 2 * stride, 8 * stride)
                     name = f"wgrad_rows<{width}, {stride}, {form}, Sync>"
-                    yield f"rows_wgrad_{kind}{layout.lower()}", name, threads, 65536, integers
+                    yield f"rows_wgrad_{source}{layout.lower()}", name, threads, 65536, integers
 
 
 def mma_wgrad_kernels():

@@ -89,7 +89,7 @@ __device__ __forceinline__ void load_pixels(Pixels<Kind>& pixels, const Planes& 
     if constexpr (splits<Kind>)
       split_tf32(pixels[0][i], pixels[1][i]);
     else
-      pixels[0][i] = ptx::round_to_tf32(value);
+      pixels[0][i] = rounded_for_mma(value);
   }
 }
 

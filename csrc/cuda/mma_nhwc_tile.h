@@ -76,7 +76,7 @@ __device__ __forceinline__ void load_pixels(Pixels<Kind>& pixels, const uint4* r
       if constexpr (splits<Kind>)
         split_tf32(pixels[0][i], pixels[1][i]);
       else
-        pixels[0][i] = ptx::round_to_tf32(__uint_as_float(pixels[0][i]));
+        pixels[0][i] = rounded_for_mma(__uint_as_float(pixels[0][i]));
     }
 }
 

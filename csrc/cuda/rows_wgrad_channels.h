@@ -31,25 +31,6 @@ constexpr int ring_floats = Gw::width == 32   ? 15872
                             : Gw::Form::mma   ? 11264
                                               : 8000;
 
-// The part of an image that a walk has.
-struct Run {
-  int image, row, rows, column;  // of grad_output
-};
-
-__device__ __forceinline__ Run run_of(const Wgrad& g, int walk) {
-  int strip = walk, row = 0, column = 0;
-  if (g.runs > 1) {
-    strip = walk / g.runs;
-    row = walk % g.runs * g.run_rows;
-  }
-  int image = strip;
-  if (g.strips > 1) {
-    image = strip / g.strips;
-    column = strip % g.strips * g.segment_tiles * tile_columns;
-  }
-  return {image, row, min(g.run_rows, g.grad_rows - row), column};
-}
-
 // Where a line of the block begins in shared memory: of every `mix` lines the first, then the second of each, ...
 __device__ __forceinline__ int line_start(const Stream& s, int line) {
   return s.start + line % s.mix * s.mix_pitch + line / s.mix * s.pitch;
@@ -125,7 +106,7 @@ struct ChannelLoader {
   }
 
   __device__ __forceinline__ void start_walk(const Wgrad& g, int first_channel) {
-    const Run run = run_of(g, walk);
+    const Segment run = segment_at(g, walk);
     const int64_t channel = static_cast<int64_t>(run.image) * g.channels + first_channel;
     const int row = Gw::stride * run.row, end_row = row + Gw::stride * (run.rows - 1) + taps - 1;
     if (of_input())
@@ -291,22 +272,25 @@ __device__ __forceinline__ void add_products(Sums<Gw>& sums, float (&bias)[2 * G
                                              const float* input, const float* grad, int rows, int y, int x, int dy,
                                              unsigned kept) {
   constexpr int most = Gw::rows_together;
-  Grad<Gw> grads[most];
 #pragma unroll
-  for (int i = 0; i < most; ++i)
-    if (i == 0 || i < rows)
-      read_grad<Gw>(grads[i], grad + (i > 0 ? wrapped(g.grad_stream, dy + i * g.grad_stream.row) : dy), 1,
-                    g.grad_stream.channel, g.grad_stream.half, kept, bias);
+  for (int half = 0; half < Gw::halves; half += Gw::at_once) {
+    Grad<Gw> grads[most];
 #pragma unroll
-  for (int j = 0; j < Gw::stride * (most - 1) + taps; ++j) {
-    if (static_cast<unsigned>(y + j) >= static_cast<unsigned>(g.rows) || (j >= taps && rows < most)) continue;
-    Inputs<Gw> inputs;
-    read_input<Gw>(inputs, input + (j > 0 ? wrapped(g.input_stream, x + j * g.input_stream.row) : x) - 1, 1,
-                   g.input_stream.channel, kept);
+    for (int i = 0; i < most; ++i)
+      if (i == 0 || i < rows)
+        read_grad<Gw>(grads[i], grad + (i > 0 ? wrapped(g.grad_stream, dy + i * g.grad_stream.row) : dy), 1,
+                      g.grad_stream.channel, g.grad_stream.half, kept, bias, half);
 #pragma unroll
-    for (int i = 0; i < most; ++i) {
-      const int r = j - Gw::stride * i;
-      if (r >= 0 && r < taps && (i == 0 || i < rows)) multiply<Gw>(sums[r], inputs, grads[i], kept);
+    for (int j = 0; j < Gw::stride * (most - 1) + taps; ++j) {
+      if (static_cast<unsigned>(y + j) >= static_cast<unsigned>(g.rows) || (j >= taps && rows < most)) continue;
+      Inputs<Gw> inputs;
+      read_input<Gw>(inputs, input + (j > 0 ? wrapped(g.input_stream, x + j * g.input_stream.row) : x) - 1, 1,
+                     g.input_stream.channel, kept);
+#pragma unroll
+      for (int i = 0; i < most; ++i) {
+        const int r = j - Gw::stride * i;
+        if (r >= 0 && r < taps && (i == 0 || i < rows)) multiply<Gw>(sums[r], inputs, grads[i], kept, half);
+      }
     }
   }
 }
@@ -350,7 +334,7 @@ __device__ __forceinline__ void walk_channels(const Wgrad& g, int first_walk, in
   const Place place = place_of<Gw>(g, tile_column);
   const bool there = first_channel + place.channel < g.channels;
   for (int walk = first_walk; walk < end; ++walk) {
-    const Run run = run_of(g, walk);
+    const Segment run = segment_at(g, walk);
     const int q = run.column + tile_column;
     const Columns columns = {g.grad_columns - q, g.columns - Gw::stride * q + 1, q > 0};
     const unsigned kept = Gw::Form::mma && there ? kept_columns<Gw>(q, columns.owned, g.columns) : 0;

@@ -168,6 +168,35 @@ __device__ __forceinline__ void add_products(Sums<Gw>& sums, const Grads<Gw>& gr
     if (whole || (Gw::back(r) >= first && Gw::back(r) <= last)) multiply<Gw>(sums[r], inputs, grads[Gw::back(r)], kept);
 }
 
+// Adds the products of a step by tensor cores and three products, where a lane has one row of grad_output at a time.
+template <class Gw>
+__device__ __forceinline__ void add_split_products(Sums<Gw>& sums, const Wgrad& g, const Ring<Gw>& ring,
+                                                   const Tile& tile, int step, int stage, int grad_stage,
+                                                   float (&bias)[2 * Gw::halves]) {
+#pragma unroll
+  for (int back = 0; back < 4 - Gw::stride; ++back) {
+    const int p = step - back;
+    if (p < 0 || p >= tile.rows) continue;
+    const auto& row = ring.grad[wrapped<Gw::grad_stages>(grad_stage + Gw::grad_stages - back)];
+#pragma unroll
+    for (int half = 0; half < Gw::halves; half += Gw::at_once) {
+      Grad<Gw> grad;
+      float other[2 * Gw::halves] = {};
+      read_grad<Gw>(grad, reinterpret_cast<const float*>(row) + tile.grad, 4 * Gw::grad_pitch, 1, 16, tile.kept,
+                    back == 0 ? bias : other, half);
+#pragma unroll
+      for (int r = Gw::stride * back; r < min(taps, Gw::stride * (back + 1)); ++r) {
+        const int i = r - Gw::stride * back, y = tile.y + Gw::stride * step + i;
+        if (y < 0 || y >= g.rows) continue;
+        Inputs<Gw> inputs;
+        read_input<Gw>(inputs, reinterpret_cast<const float*>(ring.input[stage][i]) + tile.input, 4 * Gw::input_pitch,
+                       1, tile.kept);
+        multiply<Gw>(sums[r], inputs, grad, tile.kept, half);
+      }
+    }
+  }
+}
+
 // Adds the products of a step by tensor cores, where rows of grad_output wait in registers.
 template <class Gw>
 __device__ __forceinline__ void add_products(Sums<Gw>& sums, Grads<Gw>& grads, const Wgrad& g, const Ring<Gw>& ring,
@@ -214,7 +243,7 @@ __device__ __forceinline__ void walk_rows(const Wgrad& g, int first_walk, int en
   Loader<Gw> loader(first_walk, end);
   for (int i = 0; i < Gw::ahead; ++i) loader.copy_next(g, first_channel, ring.input[i], ring.grad[i]);
   int stage = 0, grad_stage = 0;
-  [[maybe_unused]] Grads<Gw> grads = {};
+  [[maybe_unused]] std::conditional_t<Gw::Form::products == 1, Grads<Gw>, int> grads = {};
   for (int walk = first_walk; walk < end; ++walk) {
     const Tile tile = tile_of<Gw>(g, walk);
     for (int step = 0; step < steps<Gw>(g); ++step) {
@@ -223,7 +252,12 @@ __device__ __forceinline__ void walk_rows(const Wgrad& g, int first_walk, int en
       loader.copy_next(g, first_channel, ring.input[wrapped<Gw::stages>(stage + Gw::ahead)],
                        ring.grad[wrapped<Gw::grad_stages>(grad_stage + Gw::ahead)]);
       if constexpr (Gw::Form::mma) {
-        if (tile.owned > 0) add_products<Gw>(sums, grads, g, ring, tile, step, stage, grad_stage, bias);
+        if (tile.owned > 0) {
+          if constexpr (splits<typename Gw::Form>)
+            add_split_products<Gw>(sums, g, ring, tile, step, stage, grad_stage, bias);
+          else
+            add_products<Gw>(sums, grads, g, ring, tile, step, stage, grad_stage, bias);
+        }
       } else {
         if (g.grad_bias && step < g.run_rows) add_bias<Gw>(bias, ring.grad[grad_stage]);
         if (tile.owned >= tile_columns)

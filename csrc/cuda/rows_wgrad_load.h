@@ -35,7 +35,7 @@ struct Wgrad {
   int channels, rows, columns, grad_rows, grad_columns;
   int k_vectors;  // of 4 output channels, in all blocks
   int channel_blocks, segments, strips, runs, run_rows, segment_tiles;
-  int walks, slices, slice_walks;
+  int walks, slices, slice_walks, walk_segments;
   // NCHW: rows of grad_output in a step, and of these in tiles side by side; steps before the first product, of a walk.
   int band, tile_rows, lag, steps;
   bool vectors;          // copies are of 16 bytes
@@ -47,6 +47,21 @@ struct Segment {
   int row, column;  // the first of grad_output
   int rows;         // of grad_output, 0 if there is no such segment
 };
+
+// The segment of an index, which are as many as the problem has.
+__device__ __forceinline__ Segment segment_at(const Wgrad& g, int index) {
+  int strip = index, row = 0, column = 0;
+  if (g.runs > 1) {
+    strip = index / g.runs;
+    row = index % g.runs * g.run_rows;
+  }
+  int image = strip;
+  if (g.strips > 1) {
+    image = strip / g.strips;
+    column = strip % g.strips * g.segment_tiles * tile_columns;
+  }
+  return {image, row, column, min(g.run_rows, g.grad_rows - row)};
+}
 
 // One of the two tensors as a thread copies it in NHWC: one vector of every `step`th column of a segment, which
 // `threads` threads share. A segment has `tile` columns for each
@@ -118,6 +133,7 @@ struct TileByTile {
 struct Nhwc : TileByTile {
   static constexpr Layout layout = Layout::nhwc;
   static constexpr bool mma = false;
+  static constexpr int products = 0;
 
   // Low bits alternate, so that of four lanes two each read the same vector, and so two each the same pair.
   template <class Gw>
@@ -130,6 +146,7 @@ struct Nhwc : TileByTile {
 struct Nchw {
   static constexpr Layout layout = Layout::nchw;
   static constexpr bool mma = false;
+  static constexpr int products = 0;
 
   // Eight lanes have pairs of input channels next to one another, four times, for each output vector that their groups
   // have or, in narrow groups, for several tiles.
@@ -154,10 +171,11 @@ struct Nchw {
 
 // Either of them for tensor cores (rows_wgrad_mma.h): a warp has 16 input channels of a tile and 16 output channels or,
 // of groups of 32, all of them.
-template <class Tensors>
+template <class Tensors, int products_of_one>
 struct Tf32 : TileByTile {
   static constexpr Layout layout = Tensors::layout;
   static constexpr bool mma = true;
+  static constexpr int products = products_of_one;
 
   // The first input and the first output channel of the warp of a tile's thread; those of threads from `tile_threads`
   // on are a warp's second half.
@@ -192,28 +210,33 @@ struct Gw {
   static constexpr int span = Form::mma && width < 16 ? 16 : width;  // input channels that an output channel meets
   static constexpr int vectors = span == 16 ? 4 : 8;  // of 4 output channels, and of 4 input channels, in a block
   static constexpr int channels = 4 * vectors, group_vectors = width / 4;
-  static constexpr int tiles = span == 32 || (stride == 2 && span < 16) ? 4 : 8;  // as leave room for other blocks
+  // As leave room for other blocks, and registers for operands that are split.
+  static constexpr int tiles = span == 32 || (stride == 2 && span < 16) || Form::products == 3 ? 4 : 8;
   static constexpr int halves = Form::mma && span == 32 ? 2 : 1;  // of 16 output channels, that a warp has
   static constexpr int tile_sums = vectors * span / 2;            // of 4 output channels x 2 input channels x 9 taps
   static constexpr int tile_threads = tile_sums / halves, threads = tiles * tile_threads;
   static constexpr int blocks = threads < 128    ? 4  // that the registers of a multiprocessor must hold
-                                : threads == 128 ? (Form::layout == Layout::nhwc ? 4 : 3)
+                                : threads == 128 ? (Form::layout == Layout::nhwc && !Form::mma ? 4 : 3)
                                                  : 512 / threads / halves;
-  // Rows of grad_output in NCHW that a thread multiplies together: by tensor cores in stride 1 two, which share two of
+  // Rows of grad_output in NCHW that a thread multiplies together: by one product in stride 1 two, which share two of
   // the four rows of input that they meet.
-  static constexpr int rows_together = Form::mma && stride == 1 ? 2 : 1;
+  static constexpr int rows_together = Form::products == 1 && stride == 1 ? 2 : 1;
+  // Halves that it multiplies at a time, as registers allow.
+  static constexpr int at_once = Form::products == 3 ? 1 : halves;
   // Steps being copied while one is in use.
-  static constexpr int ahead = span < 16 || stride == 2 || (Form::layout == Layout::nchw && rows_together > 1) ? 1 : 2;
+  static constexpr int ahead =
+      span < 16 || stride == 2 || Form::products == 3 || (Form::layout == Layout::nchw && rows_together > 1) ? 1 : 2;
   static constexpr int elements = width * taps * taps;  // weights of an output channel
 
-  // Vectors from a column to the next in NHWC: for tensor cores such that four columns, of grad_output or those of
-  // input that meet them, begin 8 banks apart.
-  static constexpr int grad_pitch = Form::mma ? vectors + stride : vectors;
-  static constexpr int input_pitch = Form::mma ? vectors + 1 : vectors;
+  // Vectors from a column to the next in NHWC: for tensor cores such that the four columns that a warp reads, side by
+  // side or every second one, of grad_output or those of input that meet them, begin 8 banks apart.
+  static constexpr int grad_step = Form::products == 1 && stride == 1 ? 2 : 1;
+  static constexpr int grad_pitch = Form::mma ? vectors + 2 / grad_step : vectors;
+  static constexpr int input_pitch = Form::mma ? vectors + 2 / (grad_step * stride) : vectors;
 
-  // In NHWC, tap row r meets the row of grad_output of this many steps before, which tensor cores keep in registers.
+  // In NHWC, tap row r meets the row of grad_output of this many steps before. By one product these wait in registers.
   static constexpr int back(int r) { return r / stride; }
-  static constexpr int stages = ahead + 1, grad_stages = Form::mma ? stages : stages + back(taps - 1);
+  static constexpr int stages = ahead + 1, grad_stages = Form::products == 1 ? stages : stages + back(taps - 1);
 };
 
 // A step brings one row of grad_output and `stride` rows of input, the last steps of a run only input.
@@ -231,7 +254,7 @@ __device__ __forceinline__ int segment_columns(const Wgrad& g) {
 // The segment of a walk that a thread copies and multiplies.
 template <class Gw>
 __device__ __forceinline__ Segment segment_of(const Wgrad& g, int walk) {
-  const int index = walk * (Gw::tiles / g.segment_tiles) + threadIdx.x / (Gw::tile_threads * g.segment_tiles);
+  const int index = walk * g.walk_segments + threadIdx.x / (Gw::tile_threads * g.segment_tiles);
   const int strip = index / g.runs, row = index % g.runs * g.run_rows;
   return {strip / g.strips, row, strip % g.strips * g.segment_tiles * tile_columns,
           index < g.segments ? min(g.run_rows, g.grad_rows - row) : 0};

@@ -126,8 +126,8 @@ Wgrad cut(const ConvShape& shape) {
   const int64_t wanted = std::max<int64_t>(1, std::min(std::max(by_traffic, by_half), by_blocks));
   // Runs of fewer rows than the image make more walks, but none of less than 7 rows.
   constexpr int least_rows = 7;
-  const int64_t per_walk = nhwc ? Gw::tiles / g.segment_tiles : 1,
-                whole_walks = blocks_for(shape.n * g.strips, per_walk);
+  g.walk_segments = nhwc ? Gw::tiles / g.segment_tiles : 1;
+  const int64_t whole_walks = blocks_for(shape.n * g.strips, g.walk_segments);
   const int64_t most_runs = blocks_for(g.grad_rows, least_rows);
   const int64_t runs = std::clamp<int64_t>(wanted / std::max<int64_t>(whole_walks, 1), 1, most_runs);
   g.run_rows = up(blocks_for(g.grad_rows, runs), nhwc ? 1 : g.band);
@@ -137,7 +137,7 @@ Wgrad cut(const ConvShape& shape) {
   g.input_stream.image_jump = shape.c * shape.h * shape.w - int64_t(g.steps) * g.input_stream.step;
   g.grad_stream.image_jump = shape.k * shape.p() * shape.q() - int64_t(g.steps) * g.grad_stream.step;
   g.segments = static_cast<int>(shape.n) * g.strips * g.runs;
-  g.walks = static_cast<int>(blocks_for(g.segments, per_walk));
+  g.walks = static_cast<int>(blocks_for(g.segments, g.walk_segments));
   g.slice_walks = static_cast<int>(std::max<int64_t>(1, blocks_for(g.walks, wanted)));
   g.slices = static_cast<int>(std::max<int64_t>(1, blocks_for(g.walks, g.slice_walks)));
   return g;
@@ -159,11 +159,11 @@ void launch_wgrad(const Wgrad& g, void* stream) {
            {finish_threads}, 0, stream, g);
 }
 
-// The sizes of an entry. `products`: 0 by plain floats, 1 of TF32 numbers.
+// The sizes of an entry. `products`: 0 by plain floats, 1 or 3 of TF32 numbers.
 template <int width, int stride, Layout layout, int products>
 struct Entry {
   using Plain = std::conditional_t<layout == Layout::nhwc, Nhwc, Nchw>;
-  using Sizes = Gw<width, stride, std::conditional_t<products == 0, Plain, Tf32<Plain>>>;
+  using Sizes = Gw<width, stride, std::conditional_t<products == 0, Plain, Tf32<Plain, products>>>;
 };
 
 }  // namespace resnext::cuda::rows_wgrad
@@ -208,8 +208,12 @@ void rows_wgrad_run(const WgradArgs& args) {
 
 template <int width, int stride, Layout layout, int products>
 KernelEntry<WgradArgs> rows_wgrad_entry(const char* name) {
-  return {name, rows_wgrad_why_not<width, stride, layout, products>,
-          rows_wgrad_workspace<width, stride, layout, products>, rows_wgrad_run<width, stride, layout, products>};
+  return {name,
+          rows_wgrad_why_not<width, stride, layout, products>,
+          rows_wgrad_workspace<width, stride, layout, products>,
+          rows_wgrad_run<width, stride, layout, products>,
+          false,
+          tf32_yields<products>};
 }
 
 }  // namespace resnext::cuda

@@ -2,6 +2,8 @@
 // What becomes of the sums of the row-streaming wgrad: tiles are added up, then slices, and written in the order of the
 // weight's memory. rows_wgrad_kernel.h says how it all fits together.
 #include "rows_wgrad_load.h"
+#include "rows_wgrad_mend.h"
+#include "tf32.h"
 
 namespace resnext::cuda::rows_wgrad {
 
@@ -132,11 +134,6 @@ __device__ __forceinline__ void add_tiles(const Sums<Gw>& sums, const Bias& bias
   Sync::results();
 }
 
-// An element of the weight.
-struct Element {
-  int c, tap;
-};
-
 // The `index`th element in the order in which they are stored: as the weight's memory has them, so that consecutive
 // threads write consecutive addresses.
 template <class Gw>
@@ -164,13 +161,14 @@ __host__ __device__ int64_t slice_vectors(const Wgrad& g) {
 
 // Writes the results, or to the workspace if there are more slices to be added.
 template <class Gw>
-__device__ __forceinline__ void store_totals(const Wgrad& g, int slice, int block, const Totals<Gw>& totals) {
+__device__ __forceinline__ void store_totals(const Wgrad& g, int slice, int block, Totals<Gw>& totals) {
   float4* sums = reinterpret_cast<float4*>(g.workspace) + slice * slice_vectors<Gw>(g);
   for (int at = threadIdx.x; at < Gw::vectors * Gw::elements; at += Gw::threads) {
     const int k_vector = at / Gw::elements;
     const Element element = element_of<Gw>(g, at % Gw::elements);
-    const float4 total = totals.result[Totals<Gw>::place(k_vector, element.c * taps * taps + element.tap)];
+    float4& total = totals.result[Totals<Gw>::place(k_vector, element.c * taps * taps + element.tap)];
     const int k = block * Gw::channels + 4 * k_vector;
+    if constexpr (splits<typename Gw::Form>) mend<Gw>(total, g, slice, k, element);
     if (g.slices > 1) {
       sums[int64_t(block) * Gw::vectors * Gw::elements + at] = total;
     } else if (k < g.channels) {

@@ -9,5 +9,9 @@ template KernelEntry<WgradArgs> rows_wgrad_entry<32, 1, Layout::nchw, 1>(const c
 template KernelEntry<WgradArgs> rows_wgrad_entry<8, 2, Layout::nchw, 1>(const char*);
 template KernelEntry<WgradArgs> rows_wgrad_entry<16, 2, Layout::nchw, 1>(const char*);
 template KernelEntry<WgradArgs> rows_wgrad_entry<32, 2, Layout::nchw, 1>(const char*);
+template KernelEntry<WgradArgs> rows_wgrad_entry<16, 1, Layout::nchw, 3>(const char*);
+template KernelEntry<WgradArgs> rows_wgrad_entry<32, 1, Layout::nchw, 3>(const char*);
+template KernelEntry<WgradArgs> rows_wgrad_entry<16, 2, Layout::nchw, 3>(const char*);
+template KernelEntry<WgradArgs> rows_wgrad_entry<32, 2, Layout::nchw, 3>(const char*);
 
 }  // namespace resnext::cuda

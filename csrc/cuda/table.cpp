@@ -106,34 +106,18 @@ KernelTable<FpropArgs> fprop_of_halves_nhwc() {
   };
 }
 
-KernelTable<FpropArgs> fprop_of_padded_halves() {
-  return {
-      fprop_mma_padded_nhwc<DType::f16, 16, 1>("fprop_mma_padded16_f16_nhwc"),
-      fprop_mma_padded_nhwc<DType::f16, 32, 1>("fprop_mma_padded32_f16_nhwc"),
-      fprop_mma_padded_nhwc<DType::f16, 64, 1>("fprop_mma_padded64_f16_nhwc"),
-      fprop_mma_padded_nhwc<DType::f16, 16, 2>("fprop_mma_padded16_f16_nhwc_s2"),
-      fprop_mma_padded_nhwc<DType::f16, 32, 2>("fprop_mma_padded32_f16_nhwc_s2"),
-      fprop_mma_padded_nhwc<DType::f16, 64, 2>("fprop_mma_padded64_f16_nhwc_s2"),
-      fprop_mma_padded_nhwc<DType::bf16, 16, 1>("fprop_mma_padded16_bf16_nhwc"),
-      fprop_mma_padded_nhwc<DType::bf16, 32, 1>("fprop_mma_padded32_bf16_nhwc"),
-      fprop_mma_padded_nhwc<DType::bf16, 64, 1>("fprop_mma_padded64_bf16_nhwc"),
-      fprop_mma_padded_nhwc<DType::bf16, 16, 2>("fprop_mma_padded16_bf16_nhwc_s2"),
-      fprop_mma_padded_nhwc<DType::bf16, 32, 2>("fprop_mma_padded32_bf16_nhwc_s2"),
-      fprop_mma_padded_nhwc<DType::bf16, 64, 2>("fprop_mma_padded64_bf16_nhwc_s2"),
-      fprop_mma_padded_nchw<DType::f16, 16, 1>("fprop_mma_padded16_f16_nchw"),
-      fprop_mma_padded_nchw<DType::f16, 32, 1>("fprop_mma_padded32_f16_nchw"),
-      fprop_mma_padded_nchw<DType::f16, 64, 1>("fprop_mma_padded64_f16_nchw"),
-      fprop_mma_padded_nchw<DType::f16, 16, 2>("fprop_mma_padded16_f16_nchw_s2"),
-      fprop_mma_padded_nchw<DType::f16, 32, 2>("fprop_mma_padded32_f16_nchw_s2"),
-      fprop_mma_padded_nchw<DType::f16, 64, 2>("fprop_mma_padded64_f16_nchw_s2"),
-      fprop_mma_padded_nchw<DType::bf16, 16, 1>("fprop_mma_padded16_bf16_nchw"),
-      fprop_mma_padded_nchw<DType::bf16, 32, 1>("fprop_mma_padded32_bf16_nchw"),
-      fprop_mma_padded_nchw<DType::bf16, 64, 1>("fprop_mma_padded64_bf16_nchw"),
-      fprop_mma_padded_nchw<DType::bf16, 16, 2>("fprop_mma_padded16_bf16_nchw_s2"),
-      fprop_mma_padded_nchw<DType::bf16, 32, 2>("fprop_mma_padded32_bf16_nchw_s2"),
-      fprop_mma_padded_nchw<DType::bf16, 64, 2>("fprop_mma_padded64_bf16_nchw_s2"),
-  };
-}
+// Rows of groups that are padded to 16, 32 or 64 channels.
+#define RESNEXT_PADDED(pass, dtype, layout)                                                             \
+  pass##_mma_padded_##layout<DType::dtype, 16, 1>(#pass "_mma_padded16_" #dtype "_" #layout),           \
+      pass##_mma_padded_##layout<DType::dtype, 32, 1>(#pass "_mma_padded32_" #dtype "_" #layout),       \
+      pass##_mma_padded_##layout<DType::dtype, 64, 1>(#pass "_mma_padded64_" #dtype "_" #layout),       \
+      pass##_mma_padded_##layout<DType::dtype, 16, 2>(#pass "_mma_padded16_" #dtype "_" #layout "_s2"), \
+      pass##_mma_padded_##layout<DType::dtype, 32, 2>(#pass "_mma_padded32_" #dtype "_" #layout "_s2"), \
+      pass##_mma_padded_##layout<DType::dtype, 64, 2>(#pass "_mma_padded64_" #dtype "_" #layout "_s2")
+
+#define RESNEXT_PADDED_HALVES(pass)                                                                    \
+  {RESNEXT_PADDED(pass, f16, nhwc), RESNEXT_PADDED(pass, bf16, nhwc), RESNEXT_PADDED(pass, f16, nchw), \
+   RESNEXT_PADDED(pass, bf16, nchw)}
 
 KernelTable<FpropArgs> fprop_of_halves_nchw() {
   return {
@@ -244,35 +228,6 @@ KernelTable<DgradArgs> dgrad_of_halves_nhwc() {
   };
 }
 
-KernelTable<DgradArgs> dgrad_of_padded_halves() {
-  return {
-      dgrad_mma_padded_nhwc<DType::f16, 16, 1>("dgrad_mma_padded16_f16_nhwc"),
-      dgrad_mma_padded_nhwc<DType::f16, 32, 1>("dgrad_mma_padded32_f16_nhwc"),
-      dgrad_mma_padded_nhwc<DType::f16, 64, 1>("dgrad_mma_padded64_f16_nhwc"),
-      dgrad_mma_padded_nhwc<DType::f16, 16, 2>("dgrad_mma_padded16_f16_nhwc_s2"),
-      dgrad_mma_padded_nhwc<DType::f16, 32, 2>("dgrad_mma_padded32_f16_nhwc_s2"),
-      dgrad_mma_padded_nhwc<DType::f16, 64, 2>("dgrad_mma_padded64_f16_nhwc_s2"),
-      dgrad_mma_padded_nhwc<DType::bf16, 16, 1>("dgrad_mma_padded16_bf16_nhwc"),
-      dgrad_mma_padded_nhwc<DType::bf16, 32, 1>("dgrad_mma_padded32_bf16_nhwc"),
-      dgrad_mma_padded_nhwc<DType::bf16, 64, 1>("dgrad_mma_padded64_bf16_nhwc"),
-      dgrad_mma_padded_nhwc<DType::bf16, 16, 2>("dgrad_mma_padded16_bf16_nhwc_s2"),
-      dgrad_mma_padded_nhwc<DType::bf16, 32, 2>("dgrad_mma_padded32_bf16_nhwc_s2"),
-      dgrad_mma_padded_nhwc<DType::bf16, 64, 2>("dgrad_mma_padded64_bf16_nhwc_s2"),
-      dgrad_mma_padded_nchw<DType::f16, 16, 1>("dgrad_mma_padded16_f16_nchw"),
-      dgrad_mma_padded_nchw<DType::f16, 32, 1>("dgrad_mma_padded32_f16_nchw"),
-      dgrad_mma_padded_nchw<DType::f16, 64, 1>("dgrad_mma_padded64_f16_nchw"),
-      dgrad_mma_padded_nchw<DType::f16, 16, 2>("dgrad_mma_padded16_f16_nchw_s2"),
-      dgrad_mma_padded_nchw<DType::f16, 32, 2>("dgrad_mma_padded32_f16_nchw_s2"),
-      dgrad_mma_padded_nchw<DType::f16, 64, 2>("dgrad_mma_padded64_f16_nchw_s2"),
-      dgrad_mma_padded_nchw<DType::bf16, 16, 1>("dgrad_mma_padded16_bf16_nchw"),
-      dgrad_mma_padded_nchw<DType::bf16, 32, 1>("dgrad_mma_padded32_bf16_nchw"),
-      dgrad_mma_padded_nchw<DType::bf16, 64, 1>("dgrad_mma_padded64_bf16_nchw"),
-      dgrad_mma_padded_nchw<DType::bf16, 16, 2>("dgrad_mma_padded16_bf16_nchw_s2"),
-      dgrad_mma_padded_nchw<DType::bf16, 32, 2>("dgrad_mma_padded32_bf16_nchw_s2"),
-      dgrad_mma_padded_nchw<DType::bf16, 64, 2>("dgrad_mma_padded64_bf16_nchw_s2"),
-  };
-}
-
 KernelTable<DgradArgs> dgrad_of_halves_nchw() {
   return {
       dgrad_mma_nchw<DType::f16, 4, 1>("dgrad_mma_gw4_f16_nchw"),
@@ -298,32 +253,49 @@ KernelTable<DgradArgs> dgrad_of_halves_nchw() {
   };
 }
 
-}  // namespace
-
-const KernelTable<FpropArgs>& fprop_table() {
-  static const auto table = joined<FpropArgs>({
-      fprop_of_floats(),
-      fprop_of_halves_nhwc(),
-      fprop_of_halves_nchw(),
-      fprop_of_padded_halves(),
-      {{"fprop_generic", generic_why_not, generic_gather_workspace, fprop_generic, true}},
-  });
-  return table;
+KernelTable<WgradArgs> wgrad_of_floats() {
+  return {
+      rows_wgrad_entry<8, 1, Layout::nhwc, 1>("wgrad_mma_gw8_tf32_nhwc"),
+      rows_wgrad_entry<16, 1, Layout::nhwc, 1>("wgrad_mma_gw16_tf32_nhwc"),
+      rows_wgrad_entry<32, 1, Layout::nhwc, 1>("wgrad_mma_gw32_tf32_nhwc"),
+      rows_wgrad_entry<8, 2, Layout::nhwc, 1>("wgrad_mma_gw8_tf32_nhwc_s2"),
+      rows_wgrad_entry<16, 2, Layout::nhwc, 1>("wgrad_mma_gw16_tf32_nhwc_s2"),
+      rows_wgrad_entry<32, 2, Layout::nhwc, 1>("wgrad_mma_gw32_tf32_nhwc_s2"),
+      rows_wgrad_entry<8, 1, Layout::nchw, 1>("wgrad_mma_gw8_tf32_nchw"),
+      rows_wgrad_entry<16, 1, Layout::nchw, 1>("wgrad_mma_gw16_tf32_nchw"),
+      rows_wgrad_entry<32, 1, Layout::nchw, 1>("wgrad_mma_gw32_tf32_nchw"),
+      rows_wgrad_entry<8, 2, Layout::nchw, 1>("wgrad_mma_gw8_tf32_nchw_s2"),
+      rows_wgrad_entry<16, 2, Layout::nchw, 1>("wgrad_mma_gw16_tf32_nchw_s2"),
+      rows_wgrad_entry<32, 2, Layout::nchw, 1>("wgrad_mma_gw32_tf32_nchw_s2"),
+      rows_wgrad_entry<16, 1, Layout::nhwc, 3>("wgrad_mma_gw16_tf32x3_nhwc"),
+      rows_wgrad_entry<32, 1, Layout::nhwc, 3>("wgrad_mma_gw32_tf32x3_nhwc"),
+      rows_wgrad_entry<16, 2, Layout::nhwc, 3>("wgrad_mma_gw16_tf32x3_nhwc_s2"),
+      rows_wgrad_entry<32, 2, Layout::nhwc, 3>("wgrad_mma_gw32_tf32x3_nhwc_s2"),
+      rows_wgrad_entry<16, 1, Layout::nchw, 3>("wgrad_mma_gw16_tf32x3_nchw"),
+      rows_wgrad_entry<32, 1, Layout::nchw, 3>("wgrad_mma_gw32_tf32x3_nchw"),
+      rows_wgrad_entry<16, 2, Layout::nchw, 3>("wgrad_mma_gw16_tf32x3_nchw_s2"),
+      rows_wgrad_entry<32, 2, Layout::nchw, 3>("wgrad_mma_gw32_tf32x3_nchw_s2"),
+      rows_wgrad_entry<4, 1, Layout::nhwc>("wgrad_rows_gw4_f32_nhwc"),
+      rows_wgrad_entry<8, 1, Layout::nhwc>("wgrad_rows_gw8_f32_nhwc"),
+      rows_wgrad_entry<16, 1, Layout::nhwc>("wgrad_rows_gw16_f32_nhwc"),
+      rows_wgrad_entry<32, 1, Layout::nhwc>("wgrad_rows_gw32_f32_nhwc"),
+      rows_wgrad_entry<4, 2, Layout::nhwc>("wgrad_rows_gw4_f32_nhwc_s2"),
+      rows_wgrad_entry<8, 2, Layout::nhwc>("wgrad_rows_gw8_f32_nhwc_s2"),
+      rows_wgrad_entry<16, 2, Layout::nhwc>("wgrad_rows_gw16_f32_nhwc_s2"),
+      rows_wgrad_entry<32, 2, Layout::nhwc>("wgrad_rows_gw32_f32_nhwc_s2"),
+      rows_wgrad_entry<4, 1, Layout::nchw>("wgrad_rows_gw4_f32_nchw"),
+      rows_wgrad_entry<8, 1, Layout::nchw>("wgrad_rows_gw8_f32_nchw"),
+      rows_wgrad_entry<16, 1, Layout::nchw>("wgrad_rows_gw16_f32_nchw"),
+      rows_wgrad_entry<32, 1, Layout::nchw>("wgrad_rows_gw32_f32_nchw"),
+      rows_wgrad_entry<4, 2, Layout::nchw>("wgrad_rows_gw4_f32_nchw_s2"),
+      rows_wgrad_entry<8, 2, Layout::nchw>("wgrad_rows_gw8_f32_nchw_s2"),
+      rows_wgrad_entry<16, 2, Layout::nchw>("wgrad_rows_gw16_f32_nchw_s2"),
+      rows_wgrad_entry<32, 2, Layout::nchw>("wgrad_rows_gw32_f32_nchw_s2"),
+  };
 }
 
-const KernelTable<DgradArgs>& dgrad_table() {
-  static const auto table = joined<DgradArgs>({
-      dgrad_of_floats(),
-      dgrad_of_halves_nhwc(),
-      dgrad_of_halves_nchw(),
-      dgrad_of_padded_halves(),
-      {{"dgrad_generic", generic_why_not, generic_gather_workspace, dgrad_generic}},
-  });
-  return table;
-}
-
-const KernelTable<WgradArgs>& wgrad_table() {
-  static const KernelTable<WgradArgs> table{
+KernelTable<WgradArgs> wgrad_of_halves() {
+  return {
       mma_wgrad_entry<__half, 4, 1, Layout::nhwc>("wgrad_mma_gw4_f16_nhwc"),
       mma_wgrad_entry<__half, 8, 1, Layout::nhwc>("wgrad_mma_gw8_f16_nhwc"),
       mma_wgrad_entry<__half, 16, 1, Layout::nhwc>("wgrad_mma_gw16_f16_nhwc"),
@@ -364,36 +336,39 @@ const KernelTable<WgradArgs>& wgrad_table() {
       mma_wgrad_entry<__nv_bfloat16, 16, 2, Layout::nchw>("wgrad_mma_gw16_bf16_nchw_s2"),
       mma_wgrad_entry<__nv_bfloat16, 32, 2, Layout::nchw>("wgrad_mma_gw32_bf16_nchw_s2"),
       mma_wgrad_entry<__nv_bfloat16, 64, 2, Layout::nchw>("wgrad_mma_gw64_bf16_nchw_s2"),
-      rows_wgrad_entry<8, 1, Layout::nhwc, 1>("wgrad_mma_gw8_tf32_nhwc"),
-      rows_wgrad_entry<16, 1, Layout::nhwc, 1>("wgrad_mma_gw16_tf32_nhwc"),
-      rows_wgrad_entry<32, 1, Layout::nhwc, 1>("wgrad_mma_gw32_tf32_nhwc"),
-      rows_wgrad_entry<8, 2, Layout::nhwc, 1>("wgrad_mma_gw8_tf32_nhwc_s2"),
-      rows_wgrad_entry<16, 2, Layout::nhwc, 1>("wgrad_mma_gw16_tf32_nhwc_s2"),
-      rows_wgrad_entry<32, 2, Layout::nhwc, 1>("wgrad_mma_gw32_tf32_nhwc_s2"),
-      rows_wgrad_entry<8, 1, Layout::nchw, 1>("wgrad_mma_gw8_tf32_nchw"),
-      rows_wgrad_entry<16, 1, Layout::nchw, 1>("wgrad_mma_gw16_tf32_nchw"),
-      rows_wgrad_entry<32, 1, Layout::nchw, 1>("wgrad_mma_gw32_tf32_nchw"),
-      rows_wgrad_entry<8, 2, Layout::nchw, 1>("wgrad_mma_gw8_tf32_nchw_s2"),
-      rows_wgrad_entry<16, 2, Layout::nchw, 1>("wgrad_mma_gw16_tf32_nchw_s2"),
-      rows_wgrad_entry<32, 2, Layout::nchw, 1>("wgrad_mma_gw32_tf32_nchw_s2"),
-      rows_wgrad_entry<4, 1, Layout::nhwc>("wgrad_rows_gw4_f32_nhwc"),
-      rows_wgrad_entry<8, 1, Layout::nhwc>("wgrad_rows_gw8_f32_nhwc"),
-      rows_wgrad_entry<16, 1, Layout::nhwc>("wgrad_rows_gw16_f32_nhwc"),
-      rows_wgrad_entry<32, 1, Layout::nhwc>("wgrad_rows_gw32_f32_nhwc"),
-      rows_wgrad_entry<4, 2, Layout::nhwc>("wgrad_rows_gw4_f32_nhwc_s2"),
-      rows_wgrad_entry<8, 2, Layout::nhwc>("wgrad_rows_gw8_f32_nhwc_s2"),
-      rows_wgrad_entry<16, 2, Layout::nhwc>("wgrad_rows_gw16_f32_nhwc_s2"),
-      rows_wgrad_entry<32, 2, Layout::nhwc>("wgrad_rows_gw32_f32_nhwc_s2"),
-      rows_wgrad_entry<4, 1, Layout::nchw>("wgrad_rows_gw4_f32_nchw"),
-      rows_wgrad_entry<8, 1, Layout::nchw>("wgrad_rows_gw8_f32_nchw"),
-      rows_wgrad_entry<16, 1, Layout::nchw>("wgrad_rows_gw16_f32_nchw"),
-      rows_wgrad_entry<32, 1, Layout::nchw>("wgrad_rows_gw32_f32_nchw"),
-      rows_wgrad_entry<4, 2, Layout::nchw>("wgrad_rows_gw4_f32_nchw_s2"),
-      rows_wgrad_entry<8, 2, Layout::nchw>("wgrad_rows_gw8_f32_nchw_s2"),
-      rows_wgrad_entry<16, 2, Layout::nchw>("wgrad_rows_gw16_f32_nchw_s2"),
-      rows_wgrad_entry<32, 2, Layout::nchw>("wgrad_rows_gw32_f32_nchw_s2"),
-      {"wgrad_generic", generic_why_not, generic_wgrad_workspace, wgrad_generic},
   };
+}
+
+}  // namespace
+
+const KernelTable<FpropArgs>& fprop_table() {
+  static const auto table = joined<FpropArgs>({
+      fprop_of_floats(),
+      fprop_of_halves_nhwc(),
+      fprop_of_halves_nchw(),
+      RESNEXT_PADDED_HALVES(fprop),
+      {{"fprop_generic", generic_why_not, generic_gather_workspace, fprop_generic, true}},
+  });
+  return table;
+}
+
+const KernelTable<DgradArgs>& dgrad_table() {
+  static const auto table = joined<DgradArgs>({
+      dgrad_of_floats(),
+      dgrad_of_halves_nhwc(),
+      dgrad_of_halves_nchw(),
+      RESNEXT_PADDED_HALVES(dgrad),
+      {{"dgrad_generic", generic_why_not, generic_gather_workspace, dgrad_generic}},
+  });
+  return table;
+}
+
+const KernelTable<WgradArgs>& wgrad_table() {
+  static const auto table = joined<WgradArgs>({
+      wgrad_of_floats(),
+      wgrad_of_halves(),
+      {{"wgrad_generic", generic_why_not, generic_wgrad_workspace, wgrad_generic}},
+  });
   return table;
 }
 

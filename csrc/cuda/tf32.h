@@ -16,7 +16,7 @@ namespace resnext::cuda {
 template <class Kind>
 constexpr bool splits = Kind::products == 3;
 
-// What a kernel multiplies of a value.
+// What a kernel multiplies of a value, as a float: unlike rounded_for_mma all 13 bits below are zero.
 template <class Kind, class T>
 __device__ __forceinline__ T as_multiplied(T value) {
   if constexpr (Kind::products == 1) {
@@ -27,8 +27,8 @@ __device__ __forceinline__ T as_multiplied(T value) {
 }
 
 // The bits of a float for mma, which does not read the last 13: half a unit of the last place that it reads is added,
-// which rounds to nearest, ties away from zero, as round_to_tf32 does in one instruction more. Subnormal numbers, which
-// are smaller than that unit, are cut off.
+// which rounds to nearest, ties away from zero, as round_to_tf32 does in one instruction more, which is for weights,
+// once in the life of a warp. Subnormal numbers, whose power of two is lost in the mask, are cut off.
 __device__ __forceinline__ uint32_t rounded_for_mma(float value) {
   const float power = __uint_as_float(__float_as_uint(value) & 0xff800000u);
   return __float_as_uint(fmaf(power, 0x1p-11f, value));
