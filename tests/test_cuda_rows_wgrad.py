@@ -194,6 +194,8 @@ def test_what_tensor_cores_refuse(kind, width, stride, layout):
     assert reason(problem) == reason(problem, gpu=120) == ""
     assert reason(problem, "f32") == ("TF32 is not allowed" if kind == "tf32" else "")
     assert reason(problem, "f16") == "float32 only"
+    few = Problem(**{**vars(problem), "n": 1, "h": 3 * stride, "w": 5 * stride})
+    assert reason(few) == ("fewer than 16 output pixels" if kind == "tf32x3" else "")
     assert reason(problem, gpu=75) == "needs compute capability 8.0"
     assert reason(problem, layout="NCHW" if layout == "NHWC" else "NHWC") == f"{layout} only"
     assert reason(Problem(**{**vars(problem), "groups": 1})) == "another group width"
