@@ -179,6 +179,8 @@ const char* rows_wgrad_why_not(const Problem& problem) {
   if (s.c >= 1 << 30 || s.h >= 1 << 30 || s.w >= 1 << 30) return "an axis has 2^30 elements";
   if (layout == Layout::nchw && s.h * s.w >= 1 << 25) return "maps have 2^25 pixels";
   if (s.n * s.p() >= (int64_t(1) << 30) / s.q()) return "there are 2^30 output pixels";
+  // What three products leave out, 2^-21 of each, is more than the rounding of so short a sum of floats.
+  if (products == 3 && s.n * s.p() * s.q() < 16) return "fewer than 16 output pixels";
   return nullptr;
 }
 
