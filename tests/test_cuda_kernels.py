@@ -14,6 +14,7 @@ from resnext_kernels.problems import Problem, edge_cases, resnext50_32x4d
 from tests import test_infinities as infinities
 from tests import test_kernels as kernels
 from tests import tolerance
+from tests.gpu.test_values import CASES as on_a_gpu
 from tests.test_kernels import (
     DTYPES,
     LAYOUTS,
@@ -139,3 +140,17 @@ def test_tables_by_gpu(pass_name):
                 taken = [{name for name, reason in entries if not reason} for entries in by_gpu]
                 assert f"{pass_name}_generic" in taken[0]
                 assert taken[0] <= taken[1] <= taken[2] <= taken[3]
+
+
+@pytest.mark.parametrize("pass_name", PASSES)
+def test_the_tests_on_a_gpu_reach_every_entry(pass_name):
+    reached = {
+        name
+        for problem in on_a_gpu.values()
+        for dtype in DTYPES
+        for layout in LAYOUTS
+        for name, reason in _testing_cuda.explain_on(90, pass_name, kernels.shape_of(problem), dtype, layout)
+        if not reason
+    }
+    one_product = {name for name in _testing_cuda.entries(pass_name) if "_tf32_" in name}  # tests/gpu/test_tf32.py
+    assert reached | one_product == set(_testing_cuda.entries(pass_name))

@@ -21,6 +21,11 @@ CASES = {
         for stride in (1, 2)
         for h, w in ((7, 14), (5, 29), (12, 34))
     },
+    **{
+        f"width_{c}_to_{k}_stride_{stride}": Problem(2, 2 * c, 5, 20, 2 * k, groups=2, stride=(stride, stride))
+        for c, k in ((24, 24), (40, 40), (48, 48), (56, 56), (12, 12), (8, 16), (20, 32), (64, 24))
+        for stride in (1, 2)
+    },
 }
 LAYERS = {problem.name: problem for problem in (*resnext50_32x4d, resnext101_64x4d[0])}
 
