@@ -8,6 +8,7 @@
 #include "rows.h"
 #include "rows_nchw_entries.h"
 #include "rows_wgrad.h"
+#include "table_padded.h"
 
 // What runs when: the first entry that accepts a problem. Most special first, the generic kernel, which accepts all,
 // last.
@@ -105,19 +106,6 @@ KernelTable<FpropArgs> fprop_of_halves_nhwc() {
       fprop_mma_nhwc<DType::bf16, 56, 2>("fprop_mma_gw56_bf16_nhwc_s2"),
   };
 }
-
-// Rows of groups that are padded to 16, 32 or 64 channels.
-#define RESNEXT_PADDED(pass, dtype, layout)                                                             \
-  pass##_mma_padded_##layout<DType::dtype, 16, 1>(#pass "_mma_padded16_" #dtype "_" #layout),           \
-      pass##_mma_padded_##layout<DType::dtype, 32, 1>(#pass "_mma_padded32_" #dtype "_" #layout),       \
-      pass##_mma_padded_##layout<DType::dtype, 64, 1>(#pass "_mma_padded64_" #dtype "_" #layout),       \
-      pass##_mma_padded_##layout<DType::dtype, 16, 2>(#pass "_mma_padded16_" #dtype "_" #layout "_s2"), \
-      pass##_mma_padded_##layout<DType::dtype, 32, 2>(#pass "_mma_padded32_" #dtype "_" #layout "_s2"), \
-      pass##_mma_padded_##layout<DType::dtype, 64, 2>(#pass "_mma_padded64_" #dtype "_" #layout "_s2")
-
-#define RESNEXT_PADDED_HALVES(pass)                                                                    \
-  {RESNEXT_PADDED(pass, f16, nhwc), RESNEXT_PADDED(pass, bf16, nhwc), RESNEXT_PADDED(pass, f16, nchw), \
-   RESNEXT_PADDED(pass, bf16, nchw)}
 
 KernelTable<FpropArgs> fprop_of_halves_nchw() {
   return {
@@ -346,7 +334,7 @@ const KernelTable<FpropArgs>& fprop_table() {
       fprop_of_floats(),
       fprop_of_halves_nhwc(),
       fprop_of_halves_nchw(),
-      RESNEXT_PADDED_HALVES(fprop),
+      fprop_of_padded_halves(),
       {{"fprop_generic", generic_why_not, generic_gather_workspace, fprop_generic, true}},
   });
   return table;
@@ -357,7 +345,7 @@ const KernelTable<DgradArgs>& dgrad_table() {
       dgrad_of_floats(),
       dgrad_of_halves_nhwc(),
       dgrad_of_halves_nchw(),
-      RESNEXT_PADDED_HALVES(dgrad),
+      dgrad_of_padded_halves(),
       {{"dgrad_generic", generic_why_not, generic_gather_workspace, dgrad_generic}},
   });
   return table;

@@ -1,0 +1,1 @@
+#include "cuda/table_padded.cpp"
