@@ -57,15 +57,20 @@ def on_the_emulated_device():
         yield
 
 
-def check(layout, pass_name, problem, dtype, weight_layout, seed):
-    kernel = name_of(layout, pass_name, problem.stride[0], problem.c // problem.groups, dtype)
-    assert accepting(pass_name, problem, dtype, layout)[0] == kernel
+def check_values(kernel, layout, pass_name, problem, dtype, weight_layout, seed):
+    """Exact integers, and the bound of rounding."""
     first, second, bias, expected = kernels.exact_case(pass_name, problem, dtype)
     stored = launch(pass_name, kernel, problem, dtype, layout, first, second, bias, seed, weight_layout)
     np.testing.assert_array_equal(tolerance.decode(stored, dtype), expected)
     first, second, bias, expected, bound = kernels.rounding_case(pass_name, problem, dtype)
     stored = launch(pass_name, kernel, problem, dtype, layout, first, second, bias, seed + 1, weight_layout)
     assert (abs(tolerance.decode(stored, dtype) - expected) <= bound).all()
+
+
+def check(layout, pass_name, problem, dtype, weight_layout, seed):
+    kernel = name_of(layout, pass_name, problem.stride[0], problem.c // problem.groups, dtype)
+    assert accepting(pass_name, problem, dtype, layout)[0] == kernel
+    check_values(kernel, layout, pass_name, problem, dtype, weight_layout, seed)
 
 
 MAPS = {

@@ -12,7 +12,7 @@ from resnext_kernels import _testing_cuda
 from resnext_kernels.problems import Problem
 from tests import test_kernels as kernels
 from tests import tolerance
-from tests.test_cuda_mma import one_element_off
+from tests.test_cuda_mma import check_values, one_element_off
 from tests.test_epilogue import accepting as accepting_fused
 from tests.test_epilogue import expected_of
 from tests.test_epilogue import run as run_fused
@@ -58,12 +58,7 @@ def check(layout, pass_name, problem, dtype, weight_layout, seed):
     widths = problem.c // problem.groups, problem.k // problem.groups
     kernel = name_of(layout, pass_name, problem.stride[0], *widths, dtype)
     assert accepting(pass_name, problem, dtype, layout) == [kernel, f"{pass_name}_generic"]
-    first, second, bias, expected = kernels.exact_case(pass_name, problem, dtype)
-    stored = launch(pass_name, kernel, problem, dtype, layout, first, second, bias, seed, weight_layout)
-    np.testing.assert_array_equal(tolerance.decode(stored, dtype), expected)
-    first, second, bias, expected, bound = kernels.rounding_case(pass_name, problem, dtype)
-    stored = launch(pass_name, kernel, problem, dtype, layout, first, second, bias, seed + 1, weight_layout)
-    assert (abs(tolerance.decode(stored, dtype) - expected) <= bound).all()
+    check_values(kernel, layout, pass_name, problem, dtype, weight_layout, seed)
 
 
 # Tiles of one image, of two and of four, cut off and not; one row and more than a run; one strip and two.
