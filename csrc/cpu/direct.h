@@ -27,12 +27,17 @@
 namespace resnext::cpu {
 namespace {
 
+// The type in which sums are stored: as soon as they are complete, those of pairs are rounded as their tensor is.
+template <int per_lane>
+using Result = std::conditional_t<per_lane == 2, bf16, float>;
+
 // What the sum reads and writes: a tensor, or tiles in scratch. Channels lie next to each other; what is counted in
 // elements of the source is counted in pairs if a lane holds two.
+template <int per_lane>
 struct Maps {
   const float* source;   // row `source_first`
   const float* weights;  // packed
-  float* target;         // row `target_first`
+  Result<per_lane>* target;  // row `target_first`
   int64_t source_first, target_first;
   int64_t source_channel, target_channel;  // where they begin, as counted in VectorPlace
   int64_t source_rows, source_columns, target_columns;
@@ -43,7 +48,7 @@ struct Maps {
   bool crowded;                          // few source pixels at a time fit into the first-level cache
   bool stream;                           // the target is aligned, and too large to be worth a place in cache
   bool fused;                            // sums are multiplied by `scale`, then `shift` and the residual are added
-  const float* residual;                 // laid out like the target, or null
+  const Result<per_lane>* residual;      // laid out like the target, or null
   bool relu;                             // at last, what is negative becomes zero
 };
 
@@ -57,7 +62,7 @@ struct Even {
   static int64_t source_row(int64_t target_row, int64_t r) { return target_row - 1 + r; }
   static int64_t first_source_row(int64_t target_row) { return target_row - 1; }
   static int64_t last_source_row(int64_t target_row) { return target_row + 1; }
-  static int64_t steps(const Maps& maps) { return maps.target_columns; }
+  static int64_t steps(const auto& maps) { return maps.target_columns; }
 };
 
 // Stride 2, fprop: every other source pixel feeds one target by its middle tap, the others two by their outer ones.
@@ -71,7 +76,7 @@ struct Narrowing {
   static int64_t source_row(int64_t target_row, int64_t r) { return 2 * target_row - 1 + r; }
   static int64_t first_source_row(int64_t target_row) { return 2 * target_row - 1; }
   static int64_t last_source_row(int64_t target_row) { return 2 * target_row + 1; }
-  static int64_t steps(const Maps& maps) { return maps.target_columns; }
+  static int64_t steps(const auto& maps) { return maps.target_columns; }
 };
 
 // Stride 2, dgrad: a step is one source pixel and two targets. Source u feeds targets 2u - 1, 2u and 2u + 1, so even
@@ -88,7 +93,7 @@ struct Widening {
   }
   static int64_t first_source_row(int64_t target_row) { return target_row / 2; }
   static int64_t last_source_row(int64_t target_row) { return (target_row + 1) / 2; }
-  static int64_t steps(const Maps& maps) { return maps.source_columns; }
+  static int64_t steps(const auto& maps) { return maps.source_columns; }
 };
 
 // A row of taps that lies inside the source, for one row of targets.
@@ -119,7 +124,7 @@ constexpr int channels_at_once =
 // Adds these elements of one row of taps to the sums of a block. The weights of a second vector lie `second` floats
 // behind those of the first.
 template <class Walk, int slot, int per_lane, int steps, int elements, int vectors, int targets>
-[[gnu::always_inline]] inline void add_channels(const float* pixels, const Maps& maps, const float* weights,
+[[gnu::always_inline]] inline void add_channels(const float* pixels, const Maps<per_lane>& maps, const float* weights,
                                                 int64_t second, const BlockPlace& place,
                                                 Vec (&sums)[vectors][targets]) {
   constexpr int at_once = std::min(elements, channels_at_once<Walk, slot, per_lane, vectors>);
@@ -152,8 +157,8 @@ template <class Walk, int slot, int per_lane, int steps, int elements, int vecto
 }
 
 // The rows of taps that feed a row of targets.
-template <class Walk>
-TapRows tap_rows(const Maps& maps, int64_t target_row) {
+template <class Walk, int per_lane>
+TapRows tap_rows(const Maps<per_lane>& maps, int64_t target_row) {
   TapRows taps{};
   for (int64_t r = 0; r < 3; ++r) {
     const int64_t row = Walk::source_row(target_row, r);
@@ -174,11 +179,12 @@ struct VectorPlace {
 };
 
 // What follows the sums of the targets from `target` on, if they are fused with it.
-template <int targets>
-[[gnu::always_inline]] inline void apply_epilogue(const Maps& maps, const VectorPlace& vector, const float* target,
-                                                  int64_t targets_inside, Vec (&sums)[targets]) {
+template <int per_lane, int targets>
+[[gnu::always_inline]] inline void apply_epilogue(const Maps<per_lane>& maps, const VectorPlace& vector,
+                                                  const Result<per_lane>* target, int64_t targets_inside,
+                                                  Vec (&sums)[targets]) {
   const Vec zero{};
-  const float* residual = maps.residual + (target - maps.target);
+  const Result<per_lane>* residual = maps.residual + (target - maps.target);
   unroll<targets>([&](auto i) RESNEXT_INLINE {
     sums[i] = sums[i] * vector.scale + vector.shift;
     if (maps.residual && i < targets_inside) sums[i] += load_part(residual + i * maps.target_stride, vector.count);
@@ -188,8 +194,8 @@ template <int targets>
 
 // Computes up to `steps` steps of one row of targets, for one vector of channels or two neighbours of one group.
 template <class Walk, int slot, int per_lane, int steps, int vectors>
-[[gnu::noinline]] void sum_block(const Maps& maps, const TapRows& taps, const VectorPlace* places, BlockPlace place,
-                                 float* target) {
+[[gnu::noinline]] void sum_block(const Maps<per_lane>& maps, const TapRows& taps, const VectorPlace* places,
+                                 BlockPlace place, Result<per_lane>* target) {
   constexpr int elements = elements_at_once<slot, per_lane>;
   constexpr int targets = steps * Walk::step_targets;
   const VectorPlace &first = places[0], &last = places[vectors - 1];
@@ -212,7 +218,7 @@ template <class Walk, int slot, int per_lane, int steps, int vectors>
   }
   unroll<vectors>([&](auto v) RESNEXT_INLINE {
     const VectorPlace& vector = places[v];
-    float* to = target + (vector.target_channel - first.target_channel);
+    Result<per_lane>* to = target + (vector.target_channel - first.target_channel);
     if (maps.fused) apply_epilogue(maps, vector, to, place.targets_inside, sums[v]);
     const auto store_sums = [&](const auto& store_one) RESNEXT_INLINE {
       unroll<targets>([&](auto i) RESNEXT_INLINE {
@@ -220,27 +226,27 @@ template <class Walk, int slot, int per_lane, int steps, int vectors>
         to = opaque(to + maps.target_stride);
       });
     };
-    if (maps.stream)
-      store_sums([](float* at, Vec sum) RESNEXT_INLINE { store_past_cache(at, sum); });
-    else if (vector.count == lanes)
-      store_sums([](float* at, Vec sum) RESNEXT_INLINE { store(at, sum); });
+    if constexpr (per_lane == 1)
+      if (maps.stream) return store_sums([](float* at, Vec sum) RESNEXT_INLINE { store_past_cache(at, sum); });
+    if (vector.count == lanes)
+      store_sums([](auto* at, Vec sum) RESNEXT_INLINE { store(at, sum); });
     else
-      store_sums([&](float* at, Vec sum) RESNEXT_INLINE { store_part(at, sum, vector.count); });
+      store_sums([&](auto* at, Vec sum) RESNEXT_INLINE { store_part(at, sum, vector.count); });
   });
 }
 
 // Asks for the source pixels that the next row of targets will be the first to need, and for the target pixels of this
 // block: in NHWC they lie too far apart for the hardware to foresee them.
-template <class Walk>
-void prefetch_block(const Maps& maps, int64_t target_row, const VectorPlace& vector, const BlockPlace& place,
-                    const float* target) {
+template <class Walk, int per_lane>
+void prefetch_block(const Maps<per_lane>& maps, int64_t target_row, const VectorPlace& vector, const BlockPlace& place,
+                    const Result<per_lane>* target) {
   for (int64_t row = Walk::last_source_row(target_row) + 1; row <= Walk::last_source_row(target_row + 1); ++row) {
     const int64_t pixels = (row - maps.source_first) * maps.source_columns + place.first_source;
     const float* pixel = maps.source + pixels * maps.source_stride + vector.source_channel - maps.source_channel;
     for (int64_t i = 0; i < place.sources_inside; ++i, pixel += maps.source_stride) prefetch(pixel);
   }
   if (maps.residual) {
-    const float* residual = maps.residual + (target - maps.target);
+    const Result<per_lane>* residual = maps.residual + (target - maps.target);
     for (int64_t i = 0; i < place.targets_inside; ++i) prefetch(residual + i * maps.target_stride);
   }
   if (maps.stream) return;
@@ -266,14 +272,15 @@ inline bool are_of_one_group(const VectorPlace& first, const VectorPlace& second
 
 // One row of targets for `count` vectors of channels, in blocks of equal length.
 template <class Walk, int slot, int per_lane>
-void sum_row(const Maps& maps, int64_t target_row, const VectorPlace* vectors, int64_t count) {
+void sum_row(const Maps<per_lane>& maps, int64_t target_row, const VectorPlace* vectors, int64_t count) {
   constexpr int64_t largest = largest_block<Walk, slot>, few = 7;
   constexpr int two = block_of_two<Walk, slot>;
   const TapRows taps = tap_rows<Walk>(maps, target_row);
   const bool in_twos = two > 0 && count > 1 && are_of_one_group(vectors[0], vectors[1]);
   const bool short_blocks = maps.crowded || (in_twos && std::is_same_v<Walk, Narrowing>);
   const int64_t steps = Walk::steps(maps), most = short_blocks ? std::min(largest, few) : largest;
-  float* target = maps.target + (target_row - maps.target_first) * maps.target_columns * maps.target_stride;
+  Result<per_lane>* target =
+      maps.target + (target_row - maps.target_first) * maps.target_columns * maps.target_stride;
   for (int64_t step = 0, blocks = (steps + most - 1) / most; blocks > 0; --blocks) {
     const int64_t size = (steps - step + blocks - 1) / blocks, column = step * Walk::step_targets;
     const int64_t first_source = Walk::first_source(step);
@@ -283,7 +290,7 @@ void sum_row(const Maps& maps, int64_t target_row, const VectorPlace* vectors, i
     const BlockPlace place{first_source, first_source < 0, static_cast<int>(sources), targets};
     for (int64_t i = 0; i < count;) {
       const VectorPlace& vector = vectors[i];
-      float* block_target = target + column * maps.target_stride + vector.target_channel - maps.target_channel;
+      Result<per_lane>* block_target = target + column * maps.target_stride + vector.target_channel - maps.target_channel;
       if (maps.prefetch) prefetch_block<Walk>(maps, target_row, vector, place, block_target);
       if constexpr (two > 0) {
         if (size <= two && i + 1 < count && are_of_one_group(vector, vectors[i + 1])) {

@@ -234,9 +234,28 @@ template <class T, int slot, class S>
          });
 }
 
+// A vector of a tile that holds floats, or what is stored: as it lies there if that is what will be stored elsewhere.
+template <class T, class S>
+[[gnu::always_inline]] inline auto load_stored(const S* from) {
+  if constexpr (std::is_same_v<T, S> && !std::is_same_v<T, float>)
+    return Halves(*reinterpret_cast<const UnalignedHalves*>(from));
+  else
+    return load(from);
+}
+
+template <class T>
+[[gnu::always_inline]] inline Halves as_stored(Vec value, T) {
+  return round_to(value, T());
+}
+
+template <class T>
+[[gnu::always_inline]] inline Halves as_stored(Halves stored, T) {
+  return stored;
+}
+
 // The other way, rounded.
-template <class T, int slot>
-[[gnu::always_inline]] inline void store_square(const float* from, int64_t stride, const Gaps<slot>& gaps, int count,
+template <class T, int slot, class S>
+[[gnu::always_inline]] inline void store_square(const S* from, int64_t stride, const Gaps<slot>& gaps, int count,
                                                 int pixels, T* planes, int64_t plane_stride) {
   Vec rows[lanes];
   const auto copy = [&](const auto& load_pixel, const auto& store_row) RESNEXT_INLINE {
@@ -244,9 +263,9 @@ template <class T, int slot>
       if constexpr (std::is_same_v<T, float>) {
         rows[i] = load_pixel(i);
       } else {
-        const Halves even = round_to(load_pixel(2 * i), T());
+        const Halves even = as_stored(load_pixel(2 * i), T());
         from = opaque(from + stride);
-        rows[i] = join_halves(even, round_to(load_pixel(2 * i + 1), T()));
+        rows[i] = join_halves(even, as_stored(load_pixel(2 * i + 1), T()));
       }
       from = opaque(from + stride);
     });
@@ -257,7 +276,8 @@ template <class T, int slot>
     });
   };
   if (count == lanes && pixels == square_pixels<T>)
-    copy([&](int) RESNEXT_INLINE { return load(from); }, [&](int, Vec row) RESNEXT_INLINE { store_bits(planes, row); });
+    copy([&](int) RESNEXT_INLINE { return load_stored<T>(from); },
+         [&](int, Vec row) RESNEXT_INLINE { store_bits(planes, row); });
   else
     copy([&](int i) RESNEXT_INLINE { return i < pixels ? gaps.close(load(from)) : Vec{}; },
          [&](int i, Vec row) RESNEXT_INLINE {
@@ -307,18 +327,19 @@ template <class T, int slot, class S>
 }
 
 // Copies scratch to a part, rounded.
-template <class T, int slot>
-[[gnu::noinline]] void store_pixels(const float* from, const Part& part, const Tensor<T, slot>& tensor) {
+template <class T, int slot, class S>
+[[gnu::noinline]] void store_pixels(const S* from, const Part& part, const Tensor<T, slot>& tensor) {
   const int64_t stride = part.vectors * lanes, pixels = part.rows * tensor.columns, width = tensor.map.width;
-  if (slot == 1 && tensor.layout == Layout::nhwc)
-    return store_across(from, stride, tensor.map.count_of(part.first_vector, part.vectors), width, pixels,
-                        tensor.at(part.image, tensor.map.first_channel(part.first_vector), part.first_row),
-                        tensor.map.channels());
+  if constexpr (slot == 1)
+    if (tensor.layout == Layout::nhwc)
+      return store_across(from, stride, tensor.map.count_of(part.first_vector, part.vectors), width, pixels,
+                          tensor.at(part.image, tensor.map.first_channel(part.first_vector), part.first_row),
+                          tensor.map.channels());
   for (int64_t i = 0; i < part.vectors; ++i) {
     const int64_t channel = tensor.map.first_channel(part.first_vector + i);
     const int count = tensor.map.count(part.first_vector + i);
     T* to = tensor.at(part.image, channel, part.first_row);
-    const float* vector = from + i * lanes;
+    const S* vector = from + i * lanes;
     if (tensor.layout == Layout::nchw) {
       for (int64_t pixel = 0; pixel < pixels; pixel += square_pixels<T>)
         store_square(vector + pixel * stride, stride, tensor.gaps, count,

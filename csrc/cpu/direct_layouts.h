@@ -98,13 +98,13 @@ TilePlan tile_plan(const Sum<T, slot>& sum, int threads) {
                          sizeof(T) * per_lane<T> == sizeof(float) &&
                          (slot == lanes ? from.width == sum.pack_plan().channels : from.is_full());
   plan.crowded = crowded && plan.source_in_place;
-  plan.target_in_place = nhwc && std::is_same_v<T, float> && (slot == lanes || to.is_full());
+  plan.target_in_place = nhwc && std::is_same_v<T, Result<per_lane<T>>> && (slot == lanes || to.is_full());
   const auto floats = [&](int64_t rows) {
     const int64_t source_rows = std::min(sum.source.rows, Walk::last_source_row(rows) - Walk::first_source_row(0) + 1);
     const int64_t source_pixels = plan.source_in_place ? 0 : source_rows * sum.source.columns;
     const int64_t target_pixels = plan.target_in_place ? 0 : rows * sum.target.columns;
     plan.source_floats = source_pixels * plan.units * from.vectors_per_unit() * lanes / per_lane<T>;
-    plan.target_floats = target_pixels * plan.units * to.vectors_per_unit() * lanes;
+    plan.target_floats = target_pixels * plan.units * to.vectors_per_unit() * lanes / per_lane<T>;
     plan.residual_floats = sum.fused ? plan.target_floats : 0;
     return plan.scratch();
   };
@@ -132,7 +132,7 @@ TilePlan tile_plan(const Sum<T, slot>& sum, int threads) {
 // targets that would push each other out anyway.
 template <class T, int slot>
 bool worth_streaming(const Sum<T, slot>& sum, const TilePlan& plan) {
-  return lanes == 16 && plan.target_in_place && sum.target_bytes() > cached_bytes && sum.target.map.is_full() &&
+  return lanes == 16 && std::is_same_v<T, float> && plan.target_in_place && sum.target_bytes() > cached_bytes && sum.target.map.is_full() &&
          reinterpret_cast<uintptr_t>(sum.target.data) % sizeof(Vec) == 0;
 }
 
@@ -164,7 +164,7 @@ auto source_scratch(float* scratch) {
 }
 
 template <class T, int slot>
-void load_residual(const Sum<T, slot>& sum, const Part& part, float* to) {
+void load_residual(const Sum<T, slot>& sum, const Part& part, Result<per_lane<T>>* to) {
   const Tensor<T, slot>& target = sum.target;
   const auto* data = static_cast<const T*>(sum.epilogue.residual);
   load_pixels(Tensor<const T, slot>{data, target.layout, target.rows, target.columns, target.map, target.gaps}, part,
@@ -173,8 +173,9 @@ void load_residual(const Sum<T, slot>& sum, const Part& part, float* to) {
 
 // What the sum of one tile reads and writes.
 template <class T, int slot>
-Maps tile_maps(const Sum<T, slot>& sum, const TilePlan& plan, const TileParts& parts, float* scratch) {
-  Maps maps{};
+Maps<per_lane<T>> tile_maps(const Sum<T, slot>& sum, const TilePlan& plan, const TileParts& parts, float* scratch) {
+  using Target = Result<per_lane<T>>;
+  Maps<per_lane<T>> maps{};
   maps.source = scratch;
   maps.source_first = parts.source.first_row;
   maps.source_channel = parts.source.first_vector * lanes / per_lane<T>;
@@ -184,12 +185,12 @@ Maps tile_maps(const Sum<T, slot>& sum, const TilePlan& plan, const TileParts& p
     maps.source_first = maps.source_channel = 0;
     maps.source_stride = sum.source.map.channels() / per_lane<T>;
   }
-  maps.target = scratch + plan.source_floats;
+  maps.target = reinterpret_cast<Target*>(scratch + plan.source_floats);
   maps.target_first = parts.target.first_row;
   maps.target_stride = parts.target.vectors * lanes;
   maps.target_channel = parts.target.first_vector * lanes;
   if (plan.target_in_place) {
-    maps.target = reinterpret_cast<float*>(sum.target.at(parts.target.image, 0, 0));
+    maps.target = reinterpret_cast<Target*>(sum.target.at(parts.target.image, 0, 0));
     maps.target_first = maps.target_channel = 0;
     maps.target_stride = sum.target.map.channels();
   }
@@ -204,9 +205,9 @@ Maps tile_maps(const Sum<T, slot>& sum, const TilePlan& plan, const TileParts& p
   maps.fused = sum.fused;
   maps.relu = sum.epilogue.relu;
   if (sum.epilogue.residual) {
-    const auto* residual = static_cast<const float*>(sum.epilogue.residual);
-    maps.residual = plan.target_in_place ? residual + (maps.target - reinterpret_cast<float*>(sum.target.data))
-                                         : maps.target + plan.target_floats;
+    const auto* residual = static_cast<const Target*>(sum.epilogue.residual);
+    maps.residual = plan.target_in_place ? residual + (maps.target - reinterpret_cast<Target*>(sum.target.data))
+                                         : reinterpret_cast<Target*>(scratch + plan.source_floats + plan.target_floats);
   }
   return maps;
 }
@@ -249,12 +250,13 @@ void sum_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const VectorPlace*
       for (int64_t i = 0; i < parts.target.vectors; ++i)
         pack<T>(pack_plan, sum.weight, packed_vector + i, scratch, packed + i * pack_plan.vector_size());
     }
-    Maps maps = tile_maps(sum, plan, parts, scratch);
+    Maps<per_lane<T>> maps = tile_maps(sum, plan, parts, scratch);
     maps.weights = packed;
     if (!plan.source_in_place)
       load_pixels(sum.source, parts.source, {parts.source.vectors * lanes, lanes}, source_scratch<T>(scratch));
     if (sum.epilogue.residual && !plan.target_in_place)
-      load_residual(sum, parts.target, scratch + plan.source_floats + plan.target_floats);
+      load_residual(sum, parts.target,
+                    reinterpret_cast<Result<per_lane<T>>*>(scratch + plan.source_floats + plan.target_floats));
     LinesAhead target_ahead, source_ahead;
     if (from_memory && !plan.target_in_place) target_ahead = {sum.target, parts.target, parts.target.rows};
     if (from_memory && !plan.source_in_place) source_ahead = {sum.source, next, parts.target.rows};
