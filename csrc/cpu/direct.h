@@ -35,8 +35,8 @@ using Result = std::conditional_t<per_lane == 2, bf16, float>;
 // elements of the source is counted in pairs if a lane holds two.
 template <int per_lane>
 struct Maps {
-  const float* source;   // row `source_first`
-  const float* weights;  // packed
+  const float* source;       // row `source_first`
+  const float* weights;      // packed
   Result<per_lane>* target;  // row `target_first`
   int64_t source_first, target_first;
   int64_t source_channel, target_channel;  // where they begin, as counted in VectorPlace
@@ -279,8 +279,7 @@ void sum_row(const Maps<per_lane>& maps, int64_t target_row, const VectorPlace* 
   const bool in_twos = two > 0 && count > 1 && are_of_one_group(vectors[0], vectors[1]);
   const bool short_blocks = maps.crowded || (in_twos && std::is_same_v<Walk, Narrowing>);
   const int64_t steps = Walk::steps(maps), most = short_blocks ? std::min(largest, few) : largest;
-  Result<per_lane>* target =
-      maps.target + (target_row - maps.target_first) * maps.target_columns * maps.target_stride;
+  Result<per_lane>* target = maps.target + (target_row - maps.target_first) * maps.target_columns * maps.target_stride;
   for (int64_t step = 0, blocks = (steps + most - 1) / most; blocks > 0; --blocks) {
     const int64_t size = (steps - step + blocks - 1) / blocks, column = step * Walk::step_targets;
     const int64_t first_source = Walk::first_source(step);
@@ -290,11 +289,14 @@ void sum_row(const Maps<per_lane>& maps, int64_t target_row, const VectorPlace* 
     const BlockPlace place{first_source, first_source < 0, static_cast<int>(sources), targets};
     for (int64_t i = 0; i < count;) {
       const VectorPlace& vector = vectors[i];
-      Result<per_lane>* block_target = target + column * maps.target_stride + vector.target_channel - maps.target_channel;
-      if (maps.prefetch) prefetch_block<Walk>(maps, target_row, vector, place, block_target);
+      Result<per_lane>* block_target =
+          target + column * maps.target_stride + vector.target_channel - maps.target_channel;
+      // Of 16-bit vectors, two share a line of memory.
+      if (maps.prefetch && i % per_lane == 0) prefetch_block<Walk>(maps, target_row, vector, place, block_target);
       if constexpr (two > 0) {
         if (size <= two && i + 1 < count && are_of_one_group(vector, vectors[i + 1])) {
-          if (maps.prefetch) prefetch_block<Walk>(maps, target_row, vectors[i + 1], place, block_target + lanes);
+          if (maps.prefetch && per_lane == 1)
+            prefetch_block<Walk>(maps, target_row, vectors[i + 1], place, block_target + lanes);
           sum_block<Walk, slot, per_lane, two, 2>(maps, taps, &vector, place, block_target);
           i += 2;
           continue;

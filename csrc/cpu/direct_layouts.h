@@ -132,8 +132,8 @@ TilePlan tile_plan(const Sum<T, slot>& sum, int threads) {
 // targets that would push each other out anyway.
 template <class T, int slot>
 bool worth_streaming(const Sum<T, slot>& sum, const TilePlan& plan) {
-  return lanes == 16 && std::is_same_v<T, float> && plan.target_in_place && sum.target_bytes() > cached_bytes && sum.target.map.is_full() &&
-         reinterpret_cast<uintptr_t>(sum.target.data) % sizeof(Vec) == 0;
+  return lanes == 16 && std::is_same_v<T, float> && plan.target_in_place && sum.target_bytes() > cached_bytes &&
+         sum.target.map.is_full() && reinterpret_cast<uintptr_t>(sum.target.data) % sizeof(Vec) == 0;
 }
 
 // The source and the target of one tile.
