@@ -54,7 +54,8 @@ ROOT = os.path.dirname(os.path.abspath(__file__))  # mapped away, so that error 
 CXX = ["-O3", "-g0", "-std=c++20", "-fopenmp", "-fvisibility=hidden", f"-ffile-prefix-map={ROOT}/="]
 TESTING = os.environ.get("RESNEXT_KERNELS_TESTING") == "1"
 CXX += ["-DTORCH_TARGET_VERSION=0x020b000000000000", *(["-Wall", "-Werror"] if TESTING else [])]
-GPUS = ["75,code=sm_75", "80,code=[sm_80,sm_86,sm_89,sm_90,sm_100,sm_120,compute_80]"]  # newer GPUs compile the PTX
+GPUS = ["75,code=sm_75", "80,code=[sm_80,sm_86,sm_89,sm_90,sm_100,sm_120,compute_80]"]
+GPUS += ["120,code=compute_120"]  # GPUs that none of these runs on compile the newest PTX that they know
 if TESTING and switch == "auto":  # `make test`: two that stand for all, which `make cuda` compiles, and every install
     GPUS = ["80,code=[sm_80,sm_90,compute_80]"]
 NVCC = [f"-gencode=arch=compute_{gpus}" for gpus in GPUS if "TORCH_CUDA_ARCH_LIST" not in os.environ]

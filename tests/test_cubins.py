@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks import cubins
 from benchmarks.cubins import Kernel
+from resnext_kernels.fatbinary import architectures
 
 WHY_NOT = cubins.why_not()
 needs_compiler = pytest.mark.skipif(bool(WHY_NOT), reason=f"CUDA kernels cannot be compiled here: {WHY_NOT}")
@@ -149,6 +150,14 @@ def test_the_library_is_read_only_if_it_is_newer_than_every_source(tmp_path, mon
         assert cubins.in_library() == set()
         os.utime(changed, (0, 0))
     assert cubins.in_library() == {"sm_80", "sm_90"}
+
+
+@needs_compiler
+def test_a_library_for_every_gpu_has_ptx_for_those_to_come():
+    """For any that its machine code does not run on, and the newest, in which the kernels are proved."""
+    if not set(cubins.ARCHITECTURES) <= cubins.in_library():
+        pytest.skip("the library is not that of `make cuda`")
+    assert [name for name in architectures(cubins.LIBRARY) if "compute" in name] == ["compute_80", cubins.PTX]
 
 
 @needs_compiler
