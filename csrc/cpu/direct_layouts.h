@@ -61,8 +61,8 @@ struct TilePlan {
   // Whether a block's weights meet all images before the next block's are read: in NCHW, and where those of all blocks
   // would not fit into the second-level cache. Else an image's blocks follow one another: in NHWC they share its pages.
   bool images_innermost;
-  // Each thread packs the weights of a block when it comes to it, so that they do not leave the cache: where they are
-  // many and are used in one go, but not where several threads would pack the same.
+  // Each thread packs the weights of a block when it comes to it, so that they do not leave its cache and no thread
+  // waits for another: where they are used in one go, but not where several threads would pack the same.
   bool packs_blocks;
   int64_t source_floats, target_floats, residual_floats;  // scratch
 
@@ -124,7 +124,7 @@ TilePlan tile_plan(const Sum<T, slot>& sum, int threads) {
   const int64_t weights = sum.pack_plan().size();
   plan.images_innermost = !nhwc || weights > cached_weights;
   const bool in_one_go = plan.images_innermost || sum.images == 1;
-  plan.packs_blocks = in_one_go && plan.blocks >= threads && weights > cached_floats;
+  plan.packs_blocks = in_one_go && plan.blocks >= threads;
   return plan;
 }
 
