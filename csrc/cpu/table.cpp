@@ -71,13 +71,15 @@ bool too_few_groups_across(const ConvShape& shape) {
   return 10 * shape.groups < 7 * vectors * Avx512::lanes;
 }
 
+bool fills_a_slot(int64_t width) { return width == 4 || width == 8; }
+
 // Wide groups, rows that leave too much of their last vector empty, and groups that are no whole blocks of target
 // channels, are faster by the other kernels (docs/performance.md).
 bool planes_are_slower(const Problem& problem) {
   const ConvShape& shape = problem.shape;
   const int64_t columns = shape.q(), vectors = (columns + Avx512::lanes - 1) / Avx512::lanes;
   const int64_t width = std::max(shape.c_per_group(), shape.k_per_group());
-  const bool uneven = width > 2 && width % 4 != 0 && !too_few_groups_across(shape);
+  const bool uneven = width > 2 && !fills_a_slot(width) && !too_few_groups_across(shape);
   return width > 12 || 10 * columns < 7 * vectors * Avx512::lanes || uneven;
 }
 
@@ -87,7 +89,7 @@ template <class Args>
 bool across_is_slower(const Problem& problem) {
   const ConvShape& shape = problem.shape;
   if (too_few_groups_across(shape)) return true;
-  if (shape.c_per_group() != shape.k_per_group() || shape.c_per_group() % 4 != 0) return false;
+  if (shape.c_per_group() != shape.k_per_group() || !fills_a_slot(shape.c_per_group())) return false;
   const bool in_place = problem.layout == Layout::nhwc && problem.dtype == DType::f32;
   return in_place || std::is_same_v<Args, WgradArgs> || !__builtin_cpu_is("intel");
 }
