@@ -66,6 +66,7 @@ def test_direct_kernels_run_unasked(options, dtype):
         (6, 32, True, "across"),
         (6, 32, False, "across"),
         (2, 16, True, "across"),
+        (12, 16, True, "across"),
         (6, 4, True, "direct_gw8"),  # a quarter of the lanes
         (8, 32, True, "direct_gw8"),  # full vectors as they lie in memory
     ],
