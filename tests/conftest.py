@@ -5,6 +5,7 @@ import sys
 import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read on import: threads that wait take no core from other workers
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads, likewise, in xdist's workers, which inherit this
 import torch
 
 # Problems here are small: a team would cost more than it saves, and stalls beside a busy neighbour. Tests of

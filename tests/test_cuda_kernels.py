@@ -109,6 +109,16 @@ def test_16_bit_results_round_to_nearest_even():
             assert tolerance.decode(stored, dtype).item() == expected
 
 
+def test_every_16_bit_number_is_read_exactly():
+    """A 1x1 kernel of weight one returns them all: the emulation converts them itself."""
+    problem, bits = Problem(1, 1, 256, 256, 1, kernel_size=(1, 1), padding=(0, 0)), np.arange(1 << 16, dtype=np.uint16)
+    for dtype in ("f16", "bf16"):
+        with np.errstate(invalid="ignore"):  # of signalling NaN
+            values = tolerance.decode(bits.view(tolerance.STORAGE[dtype]), dtype).reshape(problem.input_shape)
+            stored = launch("fprop", "fprop_generic", problem, dtype, "NCHW", values, np.ones((1, 1, 1, 1)))
+        np.testing.assert_array_equal(tolerance.decode(stored, dtype), values)
+
+
 @pytest.mark.parametrize("pass_name", PASSES)
 def test_tables(pass_name):
     names = _testing_cuda.entries(pass_name)

@@ -56,11 +56,6 @@ cudaError_t why_no_code() {
   return gpu_architecture > newest_architecture ? cudaErrorUnsupportedPtxVersion : cudaSuccess;
 }
 
-Machine& machine() {
-  static Machine instance;
-  return instance;
-}
-
 void raise(const Thread* thread, const std::string& what) {
   const Grid* grid = machine().grid;
   throw Error((grid ? kernel_name(grid->kernel) + ", block " + text(blockIdx) : "no kernel is running") +
@@ -92,7 +87,7 @@ void fail_lane(int lane, const std::string& what) {
   fail_thread(&m.threads[index / warp_size * warp_size + lane], what);
 }
 
-int lane() { return static_cast<int>((machine().running - machine().threads.data()) % warp_size); }
+int lane() { return machine().running->lane; }
 
 void* dynamic_shared_memory(size_t bytes) {
   const auto& shared = machine().shared;

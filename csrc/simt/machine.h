@@ -22,17 +22,18 @@ struct Copy {
   int bytes, valid_bytes;
 };
 
-struct Thread {
+struct alignas(64) Thread {  // all that a collective asks of 32 lanes lies in one cache line of each
   void* stack;
-  State state;
-  uint3 index;
   const char* call;  // what it waits in, and where; for a collective also the lanes, their operands and what to do
   Site site;
-  int barrier, expected;  // at a barrier: its number, and how many threads it waits for, in whole warps
-  unsigned mask;
   void* operands;
   Apply apply;
-  std::vector<Copy> open;                    // copies not yet committed
+  unsigned mask;
+  State state;
+  unsigned char lane;
+  uint3 index;
+  int barrier, expected;   // at a barrier: its number, and how many threads it waits for, in whole warps
+  std::vector<Copy> open;  // copies not yet committed
   std::vector<std::vector<Copy>> committed;  // groups of copies, oldest first
 };
 
@@ -44,12 +45,31 @@ struct Machine {
   void* scheduler = nullptr;  // the scheduler's stack while a thread runs
   const void* scheduler_bottom = nullptr;
   size_t scheduler_bytes = 0;
+  size_t warp = 0;                              // the one that runs, and of its lanes, in their order of this turn,
+  unsigned lane = 0, step = 0, lanes_left = 0;  // the next, the step from one to the next, and how many are left
   bool failed = false;
   std::string failure;
   const Grid* grid = nullptr;
   const std::function<void()>* body = nullptr;
   std::optional<GuardedMemory> shared;
   uint64_t random_state = 0;
+
+  // Null if there is none.
+  Thread* lane_of(size_t its_warp, unsigned its_lane) {
+    const size_t index = its_warp * warp_size + its_lane;
+    return index < count ? &threads[index] : nullptr;
+  }
+
+  // The lane whose turn it is, if one is left.
+  Thread* next_lane() {
+    while (lanes_left > 0) {
+      Thread* thread = lane_of(warp, lane % warp_size);
+      lane += step;
+      --lanes_left;
+      if (thread && thread->state == State::ready) return thread;
+    }
+    return nullptr;
+  }
 
   unsigned random() {  // splitmix64
     uint64_t z = (random_state += 0x9e3779b97f4a7c15u);
@@ -59,7 +79,10 @@ struct Machine {
   }
 };
 
-Machine& machine();
+inline Machine& machine() {
+  static Machine instance;
+  return instance;
+}
 
 // Back to the scheduler, from a thread that waits, has returned or has failed.
 void switch_to_scheduler();

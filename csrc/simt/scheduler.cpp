@@ -3,6 +3,7 @@
 #include <cstring>
 #include <mutex>
 #include <numeric>
+#include <utility>
 
 #include "simt/machine.h"
 
@@ -49,19 +50,35 @@ std::string call_of(const Thread& waiting) {
          " (" + waiting.site.file_name() + ":" + std::to_string(waiting.site.line()) + ")";
 }
 
+// From a thread that waits or has returned to the next lane of its warp, or else to the scheduler.
+void leave_thread() {
+  Machine& m = machine();
+  Thread& self = *m.running;
+  Thread* const next = m.next_lane();
+  if (!next) return switch_to_scheduler();
+  m.running = next;
+  threadIdx = next->index;
+  void* state = nullptr;
+  asan::leave(&state, m.stacks.bottom(next - m.threads.data()), Stacks::bytes);
+  resnext_switch_stack(&self.stack, next->stack);
+  asan::arrive(state, nullptr, nullptr);
+}
+
 void enter_thread() {
   Machine& m = machine();
-  asan::arrive(nullptr, &m.scheduler_bottom, &m.scheduler_bytes);
+  const bool first = !m.scheduler_bottom;  // which comes from the scheduler
+  asan::arrive(nullptr, first ? &m.scheduler_bottom : nullptr, first ? &m.scheduler_bytes : nullptr);
   try {
     (*m.body)();
   } catch (const std::exception& error) {
     fail(error.what());
   }
   m.running->state = State::returned;
-  switch_to_scheduler();
+  leave_thread();
   std::abort();
 }
 
+// Runs `thread`, and each lane of the warp after it, until it waits or has returned.
 void resume(Thread& thread) {
   Machine& m = machine();
   m.running = &thread;
@@ -70,8 +87,8 @@ void resume(Thread& thread) {
   asan::leave(&state, m.stacks.bottom(&thread - m.threads.data()), Stacks::bytes);
   resnext_switch_stack(&m.scheduler, thread.stack);
   asan::arrive(state, nullptr, nullptr);
-  m.running = nullptr;
-  if (m.failed) raise(&thread, m.failure);
+  const Thread* last = std::exchange(m.running, nullptr);
+  if (m.failed) raise(last, m.failure);
 }
 
 void wait_in(State state, const char* call, const Site& site) {
@@ -79,23 +96,20 @@ void wait_in(State state, const char* call, const Site& site) {
   self.state = state;
   self.call = call;
   self.site = site;
-  switch_to_scheduler();
+  leave_thread();
 }
+
+bool same_name(const char* a, const char* b) { return a == b || !std::strcmp(a, b); }
 
 bool same_site(const Site& a, const Site& b) {
-  const bool same_file = a.file_name() == b.file_name() || !std::strcmp(a.file_name(), b.file_name());
-  return a.line() == b.line() && a.column() == b.column() && same_file;
+  return a.line() == b.line() && a.column() == b.column() && same_name(a.file_name(), b.file_name());
 }
 
-Thread* lane_of(size_t warp, int lane) {
-  Machine& m = machine();
-  const size_t index = warp * warp_size + lane;
-  return index < m.count ? &m.threads[index] : nullptr;
-}
+Thread* lane_of(size_t warp, int lane) { return machine().lane_of(warp, lane); }
 
 bool together(const Thread* other, const Thread& thread) {
   return other && other->state == State::at_collective && other->mask == thread.mask &&
-         !std::strcmp(other->call, thread.call) && same_site(other->site, thread.site);
+         same_name(other->call, thread.call) && same_site(other->site, thread.site);
 }
 
 // A lane that `thread` waits for and that has not come, or -1.
@@ -153,11 +167,11 @@ void check_same_barrier(const Thread& first, const Thread& other, bool of_one_wa
 void run_warp(size_t warp) {
   Machine& m = machine();
   do {
-    const unsigned start = m.random(), step = m.random() | 1;
-    for (unsigned i = 0; i < warp_size; ++i) {
-      Thread* thread = lane_of(warp, (start + i * step) % warp_size);
-      if (thread && thread->state == State::ready) resume(*thread);
-    }
+    m.warp = warp;
+    m.lane = m.random();
+    m.step = m.random() | 1;
+    m.lanes_left = warp_size;
+    if (Thread* first = m.next_lane()) resume(*first);
   } while (complete_collectives(warp));
   for (int lane = 0; lane < warp_size; ++lane) {
     const Thread* thread = lane_of(warp, lane);
@@ -209,6 +223,7 @@ void run_block() {
     Thread& thread = m.threads[i];
     thread.stack = m.stacks.prepare(i, enter_thread);
     thread.state = State::ready;
+    thread.lane = static_cast<unsigned char>(i % warp_size);
     thread.index = {at % x, at / x % y, at / x / y};
     thread.open.clear();
     thread.committed.clear();
@@ -234,7 +249,7 @@ void run_block() {
 
 void collective(const char* name, unsigned mask, void* operands, Apply apply, const Site& site) {
   Thread& self = *machine().running;
-  if (!(mask >> lane() & 1)) fail(std::string(name) + " by a lane that its mask leaves out");
+  if (!(mask >> self.lane & 1)) fail(std::string(name) + " by a lane that its mask leaves out");
   self.mask = mask;
   self.operands = operands;
   self.apply = apply;
@@ -267,6 +282,7 @@ void run(const Grid& grid, const std::function<void()>& body) {
   m.body = &body;
   m.count = size_t(grid.threads.x) * grid.threads.y * grid.threads.z;
   m.failed = false;
+  m.scheduler_bottom = nullptr;
   if (grid.shared_bytes > 0) m.shared.emplace("shared memory", grid.shared_bytes, 128, GuardedMemory::Flush::end);
   m.random_state = grid.stream ? grid.stream->seed + (grid.stream->launches++ << 32) : 0;
   blockDim = grid.threads;

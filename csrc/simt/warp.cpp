@@ -66,43 +66,41 @@ void apply_ldmatrix(void* const* operands, unsigned) {
 }
 
 struct Mma {
-  Format format;
-  int depth;
   float* d;
   const uint32_t *a, *b;
 };
 
 // Element i of a fragment of 16-bit elements or of tf32 numbers, exactly.
-double element(const uint32_t* registers, int i, Format format) {
+template <Format format>
+double element(const uint32_t* registers, int i) {
   if (format == Format::tf32) return std::bit_cast<float>(registers[i] & 0xffffe000u);
   const auto bits = static_cast<uint16_t>(registers[i / 2] >> (16 * (i % 2)));
   return format == Format::f16 ? __half2float({bits}) : __bfloat162float({bits});
 }
 
+template <Format format, int depth>
 void apply_mma(void* const* operands, unsigned) {
-  const Format format = operand<Mma>(operands, 0).format;
-  const int depth = operand<Mma>(operands, 0).depth;
-  double a[16][16], b[16][8];
+  double a[16][depth], b[depth][8], sums[16][8];
   for (int lane = 0; lane < warp_size; ++lane) {
     const auto& own = operand<Mma>(operands, lane);
     const int g = lane / 4, t = lane % 4;
     for (int i = 0; i < depth / 2; ++i) {
-      const double value = element(own.a, i, format);
+      const double value = element<format>(own.a, i);
       if (format == Format::tf32)
         a[g + 8 * (i & 1)][t + 4 * (i >> 1)] = value;
       else
         a[g + 8 * (i >> 1 & 1)][2 * t + (i & 1) + 8 * (i >> 2)] = value;
     }
     for (int i = 0; i < depth / 4; ++i)
-      b[format == Format::tf32 ? t + 4 * i : 2 * t + (i & 1) + 8 * (i >> 1)][g] = element(own.b, i, format);
+      b[format == Format::tf32 ? t + 4 * i : 2 * t + (i & 1) + 8 * (i >> 1)][g] = element<format>(own.b, i);
+    for (int i = 0; i < 4; ++i) sums[g + 8 * (i >> 1)][2 * t + (i & 1)] = own.d[i];
   }
+  for (int row = 0; row < 16; ++row)  // the columns side by side, each in the order of k
+    for (int k = 0; k < depth; ++k)
+      for (int column = 0; column < 8; ++column) sums[row][column] += a[row][k] * b[k][column];
   for (int lane = 0; lane < warp_size; ++lane)
-    for (int i = 0; i < 4; ++i) {
-      const int row = lane / 4 + 8 * (i >> 1), column = 2 * (lane % 4) + (i & 1);
-      double sum = operand<Mma>(operands, lane).d[i];
-      for (int k = 0; k < depth; ++k) sum += a[row][k] * b[k][column];
-      operand<Mma>(operands, lane).d[i] = static_cast<float>(sum);
-    }
+    for (int i = 0; i < 4; ++i)
+      operand<Mma>(operands, lane).d[i] = static_cast<float>(sums[lane / 4 + 8 * (i >> 1)][2 * (lane % 4) + (i & 1)]);
 }
 
 }  // namespace
@@ -125,8 +123,11 @@ void ldmatrix(uint32_t* registers, const void* row, int matrices, bool transpose
 }
 
 void mma(Format format, int depth, float* d, const uint32_t* a, const uint32_t* b, const Site& site) {
-  Mma own{format, depth, d, a, b};
-  collective("mma", all_lanes, &own, apply_mma, site);
+  Mma own{d, a, b};
+  Apply apply = depth == 16 ? apply_mma<Format::f16, 16> : apply_mma<Format::f16, 8>;
+  if (format == Format::bf16) apply = depth == 16 ? apply_mma<Format::bf16, 16> : apply_mma<Format::bf16, 8>;
+  if (format == Format::tf32) apply = depth == 8 ? apply_mma<Format::tf32, 8> : apply_mma<Format::tf32, 4>;
+  collective("mma", all_lanes, &own, apply, site);
 }
 
 }  // namespace resnext::simt
