@@ -33,8 +33,6 @@ struct Sum {
   int64_t source_bytes() const { return images * source.map.channels() * source.pixels() * int64_t(sizeof(T)); }
 };
 
-constexpr int64_t cached_bytes = 8 << 20;
-
 // Prefetching costs a little where the maps lie in cache anyway.
 template <class T, int slot>
 bool comes_from_memory(const Sum<T, slot>& sum) {

@@ -27,8 +27,13 @@ struct Planes {
   int64_t channels, rows, columns;
 
   int64_t pixels() const { return rows * columns; }
+  int64_t bytes() const { return channels * pixels() * int64_t(sizeof(T)); }
   T* at(int64_t group_of_image, int64_t channel, int64_t row) const {
     return data + (group_of_image * channels + channel) * pixels() + row * columns;
+  }
+  Runs runs(int64_t group_of_image, int64_t begin, int64_t end) const {
+    const int64_t row = columns * int64_t(sizeof(T));
+    return {at(group_of_image, 0, begin), channels, (end - begin) * row, rows * row};
   }
 };
 
@@ -45,7 +50,12 @@ struct PlaneSum {
   bool fused;
   Epilogue epilogue;  // if fused
 
+  int64_t source_bytes() const { return images * groups * source.bytes(); }
+  int64_t target_bytes() const { return images * groups * target.bytes(); }
+
   int64_t packed_size() const { return (9 * source.channels * target.channels + lanes - 1) / lanes * lanes; }
+  // A thread has room for so many groups: all, or as many units (a group of an image) as fall to it.
+  int64_t packed_groups(int threads) const { return std::min(groups, images * groups / threads + 2); }
 };
 
 // Target channels are summed eight at a time, then what is left over four, two and one.
@@ -212,30 +222,55 @@ template <class Walk, int channels, int vectors, class T>
   });
 }
 
-// All columns of some rows, for a block of target channels.
+// What is asked for while the unit before it is summed.
+struct PlaneLines {
+  LinesAhead source, target;
+
+  [[gnu::noinline]] void ask() {
+    source.ask_fast();
+    target.ask_fast();
+  }
+};
+
+// Steps of a row that a block sums at once.
+template <class Walk, int channels>
+constexpr int64_t most_steps = most_vectors<Walk, channels> * lanes;
+
+template <class Walk, class T>
+int64_t steps_of_row(const PlaneSum<T>& sum) {
+  return (sum.target.columns + Walk::step_targets - 1) / Walk::step_targets;
+}
+
+// All columns of some rows, for a block of target channels. `ahead` is null where the maps are in cache.
 template <class Walk, int channels, class T>
-void sum_rows(const PlaneSum<T>& sum, const PlaneBlock<T>& block, int64_t begin, int64_t end) {
+void sum_rows(const PlaneSum<T>& sum, const PlaneBlock<T>& block, int64_t begin, int64_t end, PlaneLines* ahead) {
   constexpr int most = most_vectors<Walk, channels>;
-  const int64_t steps = (sum.target.columns + Walk::step_targets - 1) / Walk::step_targets;
-  for (int64_t step = 0; step < steps; step += most * lanes) {
+  const int64_t steps = steps_of_row<Walk>(sum);
+  for (int64_t step = 0; step < steps; step += most_steps<Walk, channels>) {
     const int vectors = static_cast<int>(std::min<int64_t>((steps - step + lanes - 1) / lanes, most));
     const Stretch stretch = stretch_at<Walk>(step, vectors, sum.source.columns, sum.target.columns);
     unroll<most>([&](auto fewer) RESNEXT_INLINE {
       if (vectors == fewer + 1)
-        for (int64_t row = begin; row < end; ++row) sum_stretch<Walk, channels, fewer + 1>(sum, block, stretch, row);
+        for (int64_t row = begin; row < end; ++row) {
+          if (ahead) ahead->ask();
+          sum_stretch<Walk, channels, fewer + 1>(sum, block, stretch, row);
+        }
     });
   }
 }
 
 // Some rows of one group of one image.
+struct PlaneRows {
+  int64_t unit, group, begin, end;  // the unit is a group of an image
+};
+
 template <class Walk, class T>
-void sum_group(const PlaneSum<T>& sum, int64_t image, int64_t group, int64_t begin, int64_t end, const float* packed) {
-  const int64_t group_of_image = image * sum.groups + group;
+void sum_group(const PlaneSum<T>& sum, const PlaneRows& rows, const float* packed, PlaneLines* ahead) {
   for (int64_t first = 0, count; first < sum.target.channels; first += count) {
     count = channels_of_block(sum.target.channels - first);
-    const PlaneBlock<T> block{sum.source.at(group_of_image, 0, 0), packed, sum.target.at(group_of_image, first, 0),
-                              group * sum.target.channels + first};
-    const auto sum_channels = [&](auto channels) { sum_rows<Walk, channels>(sum, block, begin, end); };
+    const PlaneBlock<T> block{sum.source.at(rows.unit, 0, 0), packed, sum.target.at(rows.unit, first, 0),
+                              rows.group * sum.target.channels + first};
+    const auto sum_channels = [&](auto channels) { sum_rows<Walk, channels>(sum, block, rows.begin, rows.end, ahead); };
     count == 8   ? sum_channels(std::integral_constant<int, 8>())
     : count == 4 ? sum_channels(std::integral_constant<int, 4>())
     : count == 2 ? sum_channels(std::integral_constant<int, 2>())
@@ -244,28 +279,57 @@ void sum_group(const PlaneSum<T>& sum, int64_t image, int64_t group, int64_t beg
   }
 }
 
+// Asks for what `next` reads and writes while `rows` are summed.
+template <class Walk, class T>
+PlaneLines lines_ahead(const PlaneSum<T>& sum, const PlaneRows& rows, const PlaneRows& next) {
+  int64_t stretches = 0;  // of a row
+  for (int64_t first = 0, count; first < sum.target.channels; first += count) {
+    count = channels_of_block(sum.target.channels - first);
+    const int64_t most = count == 8 ? most_steps<Walk, 8> : most_steps<Walk, 4>;
+    stretches += (steps_of_row<Walk>(sum) + most - 1) / most;
+  }
+  const int64_t calls = (rows.end - rows.begin) * stretches;
+  const int64_t begin = std::max<int64_t>(Walk::first_source_row(next.begin), 0);
+  const int64_t end = std::min(Walk::last_source_row(next.end - 1) + 1, sum.source.rows);
+  return {{sum.source.runs(next.unit, begin, end), calls}, {sum.target.runs(next.unit, next.begin, next.end), calls}};
+}
+
 // Rows of a tile: as many as keep the source in the second-level cache while block after block is summed from it.
 template <class T>
 int64_t rows_of_tile(const PlaneSum<T>& sum) {
-  constexpr int64_t cached_bytes = 256 << 10;
-  return std::max<int64_t>(cached_bytes / (sum.source.channels * sum.source.columns * int64_t(sizeof(T))), 4);
+  constexpr int64_t most_bytes = 256 << 10;
+  return std::max<int64_t>(most_bytes / (sum.source.channels * sum.source.columns * int64_t(sizeof(T))), 4);
 }
 
-// Each thread takes a run of all rows of all groups, and packs the weights of a group when it comes to it.
+// Each thread takes a run of all rows of all groups of all images, in the order of memory, and packs the weights of a
+// group when it first comes to it: threads that need not wait for each other do better where cores are shared.
 template <class Walk, class T>
 void run_planes(const PlaneSum<T>& sum) {
   const int64_t rows = sum.target.rows, all = sum.groups * sum.images * rows, tile = rows_of_tile(sum);
+  const int64_t slots = sum.packed_groups(sum.launch.threads);
+  const bool from_memory = sum.source_bytes() + sum.target_bytes() > cached_bytes;
 #pragma omp parallel num_threads(sum.launch.threads)
   {
     const int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
-    float* packed = static_cast<float*>(sum.launch.workspace) + thread * sum.packed_size();
-    int64_t packed_group = -1;
-    for (int64_t next = all * thread / threads, end = all * (thread + 1) / threads; next < end;) {
-      const int64_t unit = next / rows, row = next % rows, count = std::min({rows - row, end - next, tile});
-      const int64_t group = unit / sum.images;
-      if (group != packed_group) pack_group(sum, packed_group = group, packed);
-      sum_group<Walk>(sum, unit % sum.images, group, row, row + count, packed);
-      next += count;
+    const int64_t begin = all * thread / threads, end = all * (thread + 1) / threads, first_unit = begin / rows;
+    float* own = static_cast<float*>(sum.launch.workspace) + thread * slots * sum.packed_size();
+    const auto rows_from = [&](int64_t from) {
+      const int64_t unit = from / rows, row = from % rows, count = std::min({rows - row, end - from, tile});
+      return PlaneRows{unit, unit % sum.groups, row, row + count};
+    };
+    int64_t packed_units = 0;
+    for (int64_t next = begin; next < end;) {
+      const PlaneRows here = rows_from(next);
+      const int64_t units_before = here.unit - first_unit;
+      float* packed = own + units_before % slots * sum.packed_size();
+      if (units_before == packed_units && (units_before < sum.groups || slots < sum.groups)) {
+        pack_group(sum, here.group, packed);
+        ++packed_units;
+      }
+      next += here.end - here.begin;
+      PlaneLines ahead;
+      if (from_memory && next < end) ahead = lines_ahead<Walk>(sum, here, rows_from(next));
+      sum_group<Walk>(sum, here, packed, from_memory ? &ahead : nullptr);
     }
   }
 }
@@ -273,9 +337,11 @@ void run_planes(const PlaneSum<T>& sum) {
 template <class T>
 int64_t planes_workspace_bytes(const Problem& problem, int threads) {
   PlaneSum<T> sum{};
+  sum.images = problem.shape.n;
+  sum.groups = problem.shape.groups;
   sum.source.channels = problem.shape.c_per_group();
   sum.target.channels = problem.shape.k_per_group();
-  return threads * sum.packed_size() * int64_t(sizeof(float));
+  return threads * sum.packed_groups(threads) * sum.packed_size() * int64_t(sizeof(float));
 }
 
 template <class T>
