@@ -21,6 +21,7 @@ from .functional import explain
 
 OPS = torch.ops.resnext_kernels
 SHARE_OF_WALL_TIME = 0.94
+WINDOW = 0.1  # seconds. The time of a thread that runs on another core is known at the last tick, 10 ms ago at most
 FEWEST_CALLS = 5
 
 
@@ -65,8 +66,8 @@ def rivals(
 def interleave(calls: tuple[Callable, ...], threads: int, seconds: float) -> tuple[list[list[float]], int]:
     """Undisturbed wall times of each call, in turns until the time is up; and how many calls were disturbed.
 
-    A call counts only if all threads ran for 94 % of its wall time: otherwise another process had taken a core. Each
-    round has an order of its own: a call finds the caches as the one before it has left them.
+    Calls count, a window at a time, only if all threads ran for 94 % of it: otherwise another process had taken a core.
+    Each round has an order of its own: a call finds the caches as the one before it has left them.
     """
     times: list[list[float]] = [[] for _ in calls]
     disturbed = 0
@@ -74,14 +75,19 @@ def interleave(calls: tuple[Callable, ...], threads: int, seconds: float) -> tup
         call()
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or min(map(len, times)) < FEWEST_CALLS:
-        for i in random.sample(range(len(calls)), len(calls)):
-            cpu, wall = time.process_time(), time.perf_counter()
-            calls[i]()
-            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-            if cpu >= SHARE_OF_WALL_TIME * wall * threads:
-                times[i].append(wall)
-            else:
-                disturbed += 1
+        window: list[list[float]] = [[] for _ in calls]
+        cpu, begin = time.process_time(), time.perf_counter()
+        while time.perf_counter() < begin + WINDOW:
+            for i in random.sample(range(len(calls)), len(calls)):
+                start = time.perf_counter()
+                calls[i]()
+                window[i].append(time.perf_counter() - start)
+        wall, cpu = time.perf_counter() - begin, time.process_time() - cpu
+        if cpu >= SHARE_OF_WALL_TIME * wall * threads:
+            for all_times, its_times in zip(times, window, strict=True):
+                all_times += its_times
+        else:
+            disturbed += sum(map(len, window))
         if time.perf_counter() > end + 10 * seconds:  # never quiet: say so rather than wait for ever
             break
     return times, disturbed
