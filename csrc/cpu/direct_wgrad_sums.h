@@ -134,9 +134,17 @@ class PairSums : public TapSums<wgrad_channels> {
       sums_[j * 3 + s] = multiply_add<2>(sums_[j * 3 + s], keep<half>(spread_x), keep<half>(grad));
   }
 
+  // A pair of which none exists lies beside the row, perhaps beside the workspace.
+  template <Half half>
+  [[gnu::always_inline]] static Vec load_existing(const float* pair) {
+    if constexpr (half == Half::none) return Vec{};
+    return load(pair);
+  }
+
   template <Half after, Half before>
   [[gnu::always_inline]] void add_pair(const float* x, const float* grad) {
-    const Vec grad_before = load(grad), here = load(grad + lanes), grad_after = load(grad + 2 * lanes);
+    const Vec grad_before = load_existing<before>(grad), here = load(grad + lanes);
+    const Vec grad_after = load_existing<after>(grad + 2 * lanes);
     unroll<wgrad_channels>([&](auto j) RESNEXT_INLINE {
       const Vec spread_x = spread<slot, 1, j>(x, group_distance_);
       add<j, 0, after>(spread_x, grad_after);
@@ -165,7 +173,7 @@ class PairSums : public TapSums<wgrad_channels> {
 
   template <Half after, Half here>
   [[gnu::always_inline]] void add_two_pairs(const float* x, const float* grad) {
-    const Vec grad_here = load(grad + lanes), grad_after = load(grad + 2 * lanes);
+    const Vec grad_here = load(grad + lanes), grad_after = load_existing<after>(grad + 2 * lanes);
     unroll<wgrad_channels>([&](auto j) RESNEXT_INLINE {
       add<j, 1, Half::both>(spread<slot, 1, j>(x, group_distance_), grad_here);
       const Vec odd = spread<slot, 1, j>(x + pixel_, group_distance_);
