@@ -42,7 +42,7 @@ build/cuda/lib: $(VENV)/.nvcc
 
 TOOLKIT = LIBRARY_PATH="$(CURDIR)/build/cuda/lib" PATH="$(abspath $(BIN)):$$PATH"
 cuda: build/cuda/lib  ## Compile every CUDA kernel for every architecture, check the budgets, build and load the library
-	RESNEXT_KERNELS_CUDA=1 CUDA_HOME="$$(cat $(VENV)/.nvcc)" $(TOOLKIT) \
+	RESNEXT_KERNELS_CUDA=1 RESNEXT_KERNELS_TESTING=0 CUDA_HOME="$$(cat $(VENV)/.nvcc)" $(TOOLKIT) \
 	  $(BIN)/python setup.py --quiet build_clib build_ext --inplace
 	$(BIN)/python -c "from resnext_kernels import _ops; assert not _ops.why_no_cuda, _ops.why_no_cuda"
 	$(BIN)/python -m pytest -q tests/test_cubins.py --all-architectures
