@@ -7,8 +7,8 @@
 // fprop and dgrad over whole tensors, cut into tiles: some channels of some rows. The sum reads pixels of NHWC where
 // they lie if it can multiply them as they are: their type is float (or bfloat16, where pairs of it are multiplied),
 // and their groups fill the lanes that are read. Otherwise (NCHW, other types, padded lanes) a tile is brought to cache
-// first, as vectors of floats (direct_lanes.h), and so is the target if it is not NHWC of floats, to be copied from
-// there.
+// first, as vectors of floats (direct_lanes.h), and the target is copied from one, unless it is NHWC of the type that
+// the sum stores.
 namespace resnext::cpu {
 namespace {
 
