@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch._C import _are_functorch_transforms_active as functorch_active
 from torch._C import _AutoDispatchBelowAutograd as below_autograd
+from torch._C import _len_torch_dispatch_stack
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction as SingleLevelFunction
 
 __all__ = ["SingleLevelFunction", "apply_single_level", "call_below_autograd", "transformed"]
+__all__ += ["onednn_conv2d", "onednn_serves"]
 
 
 def apply_single_level(function: type[SingleLevelFunction], *args):
@@ -36,3 +39,29 @@ def call_below_autograd(operator, *args, **kwargs):
 def transformed() -> bool:
     """Whether a functorch transform or a level of forward-mode AD is active, so that tensors may have tangents."""
     return functorch_active() or forward_ad._current_level >= 0
+
+
+def onednn_serves(*tensors: Tensor) -> bool:
+    """Whether onednn_conv2d takes the tensors, and nothing has to see the operators that it stands for.
+
+    It has no derivatives and no batching rule, and what compiles, exports or counts operators does not know it. Of the
+    other types it takes bfloat16 and float16 in some cases, in contiguous without an addition.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # asked first: what compiles knows not all that follows
+        return False
+    if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
+        return False
+    for tensor in tensors:
+        if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or tensor.layout != torch.strided:
+            return False
+    return not (transformed() or torch.is_autocast_enabled("cpu") or _len_torch_dispatch_stack() > 0)
+
+
+def onednn_conv2d(input, weight, bias, stride, padding, dilation, groups, residual, activation: str) -> Tensor:
+    """activation(conv2d(input) + residual) by oneDNN, in conv2d's memory format; activation is "relu" or "none"."""
+    geometry = (padding, stride, dilation, groups)
+    if residual is None:
+        return torch.ops.mkldnn._convolution_pointwise(input, weight, bias, *geometry, activation, [], "")
+    relu = activation if activation == "relu" else None
+    call = torch.ops.mkldnn._convolution_pointwise.binary
+    return call(input, residual, weight, bias, *geometry, "add", None, relu, [], None)

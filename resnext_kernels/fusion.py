@@ -1,15 +1,17 @@
-"""Inference with what follows a grouped convolution fused into it: grouped_conv2d_act, and fuse for whole models."""
+"""Inference with what follows a convolution fused into it: grouped_conv2d_act, and fuse for whole models."""
 
 from __future__ import annotations
 
 import copy
+import operator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from . import _ops
+from . import _ops, _private_torch
 from .functional import as_numbers, autocast_operands, grouped_conv2d, why_pytorch
 from .module import GroupedConv2d
 
@@ -119,9 +121,67 @@ class FusedGroupedConv2d(nn.Module):
 
     def extra_repr(self) -> str:
         """The weight's size, geometry and activation."""
+        return _fused_repr(self)
+
+
+class FusedConv2d(nn.Module):
+    """Any other convolution with the addition and the ReLU that follow it, as `fuse` makes it.
+
+    float32 on the CPU is one call of oneDNN. Other types, other devices, and what has to be differentiated or compiled,
+    are computed step by step.
+
+    Args:
+        conv: the convolution, with zero padding; its weight and bias are shared, not copied.
+        activation: "relu" or "none".
+
+    Shape:
+        input (N, C, H, W) or (C, H, W), output (N, K, P, Q) or (K, P, Q), as the convolution's.
+    """
+
+    def __init__(self, conv: nn.Conv2d, activation: str) -> None:
+        super().__init__()
+        self.geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        self.activation = activation
+        self.weight = nn.Parameter(conv.weight.detach(), requires_grad=False)
+        bias = None if conv.bias is None else nn.Parameter(conv.bias.detach(), requires_grad=False)
+        self.register_parameter("bias", bias)
+
+    def forward(self, input: Tensor, residual: Tensor | float | None = None) -> Tensor:
+        """activation(conv(input) + residual)."""
+        if self._is_one_call(input, residual):
+            call = (input, self.weight, self.bias, *self.geometry, residual, self.activation)
+            return _private_torch.onednn_conv2d(*call)
+        output = F.conv2d(input, self.weight, self.bias, *self.geometry)
+        output = output if residual is None else output + residual
+        return output.relu_() if self.activation == "relu" else output
+
+    def _is_one_call(self, input, residual) -> bool:
+        """Whether oneDNN takes these tensors, and nothing has to see the single steps."""
+        given = (input,) if residual is None else (input, residual)
+        if any(type(tensor) is not Tensor for tensor in given):
+            return False
+        recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*given, self.weight))
+        if recorded or input.dim() != 4 or not _private_torch.onednn_serves(self.weight, *given):
+            return False
         stride, padding, dilation, groups = self.geometry
-        size = tuple(self.weight.shape)
-        return f"{size}, {stride=}, {padding=}, {dilation=}, {groups=}, activation={self.activation!r}"
+        if isinstance(padding, str) or input.shape[1] != self.weight.shape[1] * groups:
+            return False
+        window = [d * (k - 1) + 1 for d, k in zip(dilation, self.weight.shape[2:], strict=True)]
+        spare = [x + 2 * p - k for x, p, k in zip(input.shape[2:], padding, window, strict=True)]
+        if min(spare) < 0 or input.numel() == 0:
+            return False
+        size = (input.shape[0], self.weight.shape[0], *(x // s + 1 for x, s in zip(spare, stride, strict=True)))
+        return residual is None or residual.shape == size
+
+    def extra_repr(self) -> str:
+        """The weight's size, geometry and activation."""
+        return _fused_repr(self)
+
+
+def _fused_repr(module: FusedGroupedConv2d | FusedConv2d) -> str:
+    stride, padding, dilation, groups = module.geometry
+    size = tuple(module.weight.shape)
+    return f"{size}, {stride=}, {padding=}, {dilation=}, {groups=}, activation={module.activation!r}"
 
 
 def _scale_and_shift(conv: GroupedConv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:
@@ -140,12 +200,16 @@ def _scale_and_shift(conv: GroupedConv2d, norm: nn.BatchNorm2d | None) -> tuple[
 
 
 class _Tracer(fx.Tracer):
-    """Leaves GroupedConv2d whole, as nn.Conv2d is."""
+    """Leaves this package's convolutions whole, as nn.Conv2d is."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, GroupedConv2d) or super().is_leaf_module(module, name)
+        ours = isinstance(module, (GroupedConv2d, FusedGroupedConv2d, FusedConv2d))
+        return ours or super().is_leaf_module(module, name)
 
 
+_ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
+# Modules that leave their input as it is and return memory of their own.
+_PURE = (nn.Conv2d, GroupedConv2d, FusedGroupedConv2d, FusedConv2d, nn.BatchNorm2d, nn.AvgPool2d, nn.MaxPool2d)
 _RELUS = (torch.relu, torch.relu_, nn.functional.relu, nn.functional.relu_, "relu", "relu_")
 
 
@@ -157,8 +221,9 @@ def fuse(model: nn.Module) -> fx.GraphModule:
     """A copy of a model in eval mode, in which convolutions have taken in what follows them.
 
     A grouped convolution of this package (GroupedConv2d, see `convert`) takes in a batch norm and a ReLU and becomes a
-    FusedGroupedConv2d; the weights of any other nn.Conv2d take in its batch norm. Where a result is used otherwise as
-    well, nothing is fused. Outputs agree to rounding.
+    FusedGroupedConv2d. The weights of any other nn.Conv2d take in its batch norm; with an addition (the end of a
+    residual block) or a ReLU behind it, it becomes a FusedConv2d. Where a result is used otherwise as well, nothing is
+    fused. Outputs agree to rounding.
 
     Args:
         model: a module in eval mode that torch.fx can trace.
@@ -186,26 +251,56 @@ def fuse(model: nn.Module) -> fx.GraphModule:
     calls = [node.target for node in graph.nodes if node.op == "call_module"]
     for node in list(graph.nodes):
         conv = modules.get(node.target) if node.op == "call_module" else None
-        if not isinstance(conv, nn.Conv2d) or calls.count(node.target) > 1:
-            continue
-        after, norm = _only_user(node), None
-        if after is not None and after.op == "call_module" and _is_norm(modules[after.target], after.target):
-            norm = modules[after.target]
-        if isinstance(conv, GroupedConv2d) and conv.padding_mode == "zeros":
-            taken = [after] if norm is not None else []
-            relu = _only_user(taken[-1]) if taken else after
-            if relu is not None and _is_relu(relu, modules):
-                taken.append(relu)
-            fused = FusedGroupedConv2d(conv, norm, "relu" if relu in taken else "none") if taken else conv
-        else:
-            taken, fused = ([after], fuse_conv_bn_eval(conv, norm)) if norm is not None else ([], conv)
-        model.set_submodule(node.target, fused)
-        for other in taken:
-            other.replace_all_uses_with(node)
-            graph.erase_node(other)
+        if type(conv) in (nn.Conv2d, GroupedConv2d) and calls.count(node.target) == 1:
+            model.set_submodule(node.target, _take_in(node, conv, modules))
     fused = fx.GraphModule(model, graph)
     fused.delete_all_unused_submodules()
     return fused.eval()
+
+
+def _take_in(node: fx.Node, conv: nn.Conv2d, modules: dict[str, nn.Module]) -> nn.Module:
+    """Takes what follows the call of a convolution out of the graph; returns the module that does all of it."""
+    zeros = conv.padding_mode == "zeros"
+    grouped = zeros and isinstance(conv, GroupedConv2d)
+    taken, norm, residual, activation = [node], None, None, "none"
+    after = _only_user(node)
+    if after is not None and after.op == "call_module" and _is_norm(modules[after.target], after.target):
+        norm = modules[after.target]
+        taken.append(after)
+        after = _only_user(after)
+    if zeros and not grouped and after is not None and (residual := _residual(taken, after, modules)) is not None:
+        taken.append(after)
+        after = _only_user(after)
+    if zeros and after is not None and _is_relu(after, modules):
+        activation = "relu"
+        taken.append(after)
+    if len(taken) == 1:
+        return conv
+    with node.graph.inserting_before(node if residual is None else taken[-1]):
+        kwargs = node.kwargs if residual is None else {**node.kwargs, "residual": residual}
+        call = node.graph.call_module(node.target, node.args, kwargs)
+    taken[-1].replace_all_uses_with(call)
+    for each in reversed(taken):
+        node.graph.erase_node(each)
+    if grouped:
+        return FusedGroupedConv2d(conv, norm, activation)
+    folded = conv if norm is None else fuse_conv_bn_eval(conv, norm)
+    return folded if residual is None and activation == "none" else FusedConv2d(folded, activation)
+
+
+def _residual(taken: list[fx.Node], addition: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
+    """What an addition adds to the last of the nodes; None if it is none that the first of them could do."""
+    if addition.op not in ("call_function", "call_method") or addition.target not in _ADDITIONS or addition.kwargs:
+        return None
+    others = [operand for operand in addition.args if operand is not taken[-1]]
+    if len(addition.args) != 2 or len(others) != 1 or not isinstance(others[0], fx.Node):
+        return None
+    node = taken[0].next
+    while node is not addition:  # the convolution moves behind all of these, which must not change its input
+        if node.op != "call_module" or not isinstance(modules[node.target], _PURE):
+            return None
+        node = node.next
+    return others[0]
 
 
 def _is_norm(module: nn.Module, name: str) -> bool:

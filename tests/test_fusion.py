@@ -1,13 +1,15 @@
 """grouped_conv2d_act against its steps in PyTorch, and fuse on whole networks."""
 
 import copy
+import operator
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from resnext_kernels import FusedGroupedConv2d, GroupedConv2d, convert, explain, fuse, grouped_conv2d_act
+from resnext_kernels import FusedConv2d, FusedGroupedConv2d, GroupedConv2d, convert, explain, fuse, grouped_conv2d_act
 from resnext_kernels.network import resnext50_32x4d
 
 pytestmark = pytest.mark.usefixtures("own_kernels")
@@ -177,6 +179,8 @@ def test_fused_networks_agree(name, layout):
     assert all(module.activation == "relu" for module in taken)
     norms = [module for module in fused.modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms == []
+    additions = [node for node in fused.graph.nodes if node.target is operator.add]
+    assert not additions or name == "timm_seresnext26d"  # which adds what squeeze-and-excitation has scaled
 
 
 def block(between=nn.Identity, inplace=False):
@@ -230,10 +234,129 @@ def test_what_is_taken_in(make, taken):
     assert [m.activation for m in fused.modules() if isinstance(m, FusedGroupedConv2d)] == ([taken] if taken else [])
 
 
+class Residual(nn.Module):
+    """A dense convolution and what is added to it."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.conv, self.norm, self.side = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1)
+        self.pool, self.what = nn.AvgPool2d((6, 7)), what
+
+    def forward(self, x):
+        y = torch.relu(x)
+        z = self.norm(self.conv(y))
+        return torch.relu(self.ends(x, y, z))
+
+    def ends(self, x, y, z):
+        if self.what == "shortcut computed later":
+            return z + self.side(x)
+        if self.what == "in place":
+            z += x
+            return z
+        if self.what == "input changed before the addition":
+            y.mul_(2)
+            return z + x
+        if self.what == "multiple of the shortcut":
+            return torch.add(z, x, alpha=3)
+        if self.what == "a number for each image":
+            return x[:, :1, :1, :1] + z
+        if self.what == "shortcut of one pixel":
+            return self.pool(x) + z
+        return z + {"number": 3.0, "itself": z}[self.what]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("what", "additions", "activations"),
+    [
+        ("shortcut computed later", 0, ["relu"]),
+        ("shortcut of one pixel", 0, ["relu"]),
+        ("in place", 0, ["relu"]),
+        ("a number for each image", 1, []),
+        ("input changed before the addition", 1, []),
+        ("multiple of the shortcut", 1, []),
+        ("number", 1, []),
+        ("itself", 1, []),
+    ],
+)
+def test_what_other_convolutions_take_in(what, additions, activations, dtype, layout):
+    torch.manual_seed(0)
+    model = randomised(Residual(what)).double()
+    x = torch.randn(2, 8, 6, 7).double().contiguous(memory_format=LAYOUTS[layout])
+    fused = fuse(model).to(dtype)
+    taken = [module for module in fused.modules() if isinstance(module, FusedConv2d)]
+    assert [module.activation for module in taken] == activations
+    assert sum(node.target in (operator.add, torch.add) for node in fused.graph.nodes) == additions
+    expected = model(x.clone()).detach()
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
+    largest = expected.abs().max().item()
+    for recorded in (False, True):
+        with torch.set_grad_enabled(recorded):
+            result = fused(x.to(dtype))
+        assert (result.dtype, result.is_contiguous(memory_format=LAYOUTS[layout])) == (dtype, True)
+        torch.testing.assert_close(result.double(), expected, rtol=tolerance, atol=tolerance * largest)
+
+
+def calls_of(function, *arguments):
+    """The names of the operators that a call leads to."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        function(*arguments)
+    return {event.key for event in profile.key_averages()}
+
+
+ONE_CALL = "mkldnn::_convolution_pointwise"
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # PyTorch's, when oneDNN is switched off
+def test_other_convolutions_are_one_call_of_onednn():
+    """Unless something has to see, or to differentiate, the single steps."""
+    torch.manual_seed(0)
+    fused, x = FusedConv2d(nn.Conv2d(8, 12, 1, stride=2), "relu"), torch.randn(2, 8, 9, 7)
+    residual = torch.randn(2, 12, 5, 4)
+    names = calls_of(fused, x, residual)
+    assert ONE_CALL in names
+    assert "aten::relu_" not in names
+    expected = (F.conv2d(x, fused.weight, fused.bias, 2) + residual).relu()
+    torch.testing.assert_close(fused(x, residual), expected, rtol=1e-5, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ONE_CALL not in calls_of(fused, x, residual)
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert ONE_CALL not in calls_of(fused, x, residual)
+    with FlopCounterMode(display=False) as counter:
+        fused(x, residual)
+    assert counter.get_total_flops() == 2 * 2 * 8 * 12 * 5 * 4
+    leaf = x.clone().requires_grad_()
+    fused(leaf, residual).sum().backward()
+    plain = x.clone().requires_grad_()
+    (F.conv2d(plain, fused.weight, fused.bias, 2) + residual).relu().sum().backward()
+    torch.testing.assert_close(leaf.grad, plain.grad)
+    mapped = torch.func.vmap(fused)(torch.stack([x, 2 * x]), torch.stack([residual, residual]))
+    torch.testing.assert_close(mapped[0], expected, rtol=1e-5, atol=1e-5)
+    last = x.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(fused(last[:1], residual)[0], expected[0], rtol=1e-5, atol=1e-5)  # a sum of two images
+    empty = fused(x[:0], residual[:0])
+    assert empty.shape == (0, 12, 5, 4)
+    torch.testing.assert_close(fused(x[0], residual[0]), expected[0], rtol=1e-5, atol=1e-5)
+    with pytest.raises(RuntimeError, match=r"expected input\[2, 7, 9, 7\] to have 8 channels"):
+        fused(x[:, :7])
+    with pytest.raises(RuntimeError, match="must match the size of tensor"):
+        fused(x, residual[:, :, :4])
+
+
+def test_fusing_twice_changes_nothing():
+    torch.manual_seed(0)
+    model = randomised(nn.Sequential(block(), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.ReLU()))
+    once, x = fuse(model), torch.randn(2, 8, 6, 7)
+    torch.testing.assert_close(fuse(once)(x), once(x), rtol=0, atol=0)
+
+
 def test_fused_models_are_modules():
     """state_dict, deepcopy, casts, and compilation."""
     torch.manual_seed(0)
-    model = randomised(nn.Sequential(block(), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), block()))
+    dense = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.ReLU()
+    model = randomised(nn.Sequential(block(), *dense, block()))
     fused, x = fuse(model), torch.randn(2, 8, 6, 7)
     with torch.no_grad():
         expected = model(x)

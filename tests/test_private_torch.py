@@ -3,6 +3,7 @@
 import importlib
 
 import pytest
+import torch
 
 PRIVATE = [
     ("torch.autograd.function", "_SingleLevelFunction"),
@@ -11,9 +12,15 @@ PRIVATE = [
     ("torch._C", "_are_functorch_transforms_active"),
     ("torch.autograd.forward_ad", "_set_fwd_grad_enabled"),
     ("torch.autograd.forward_ad", "_current_level"),
+    ("torch._C", "_len_torch_dispatch_stack"),
 ]
 
 
 @pytest.mark.parametrize(("module", "name"), PRIVATE)
 def test_private_name_exists(module, name):
     assert hasattr(importlib.import_module(module), name), f"this torch has no {module}.{name}"
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+def test_private_operators_exist():
+    assert {"default", "binary"} <= set(torch.ops.mkldnn._convolution_pointwise.overloads())
