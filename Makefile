@@ -59,7 +59,7 @@ mmpretrain: build requirements-mmpretrain.txt  ## Run the tests against mmpretra
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/mmpretrain -r requirements-mmpretrain.txt
 	PYTHONPATH="$(CURDIR)/build/mmpretrain" $(BIN)/python -m pytest -q tests/test_models.py tests/test_variants.py -k mmpretrain
 
-asan: build  ## Run the emulated kernels under AddressSanitizer
+asan: build  ## Run all kernels under sanitizers, the emulated ones too
 	$(BIN)/python -m pytest -q tests/test_asan.py --asan
 
 docs: $(VENV)/.installed requirements-docs.txt  ## Build the documentation into build/site, every warning an error

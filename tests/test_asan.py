@@ -1,11 +1,12 @@
-"""The CPU kernels and the emulated ones under AddressSanitizer, with planted overruns: `make asan`.
+"""The CPU kernels and the emulated ones under sanitizers, with planted overruns: in part `make test`, all `make asan`.
 
 The ordinary emulation stops at once what steps over one end of an array, finds writes over the other end afterwards,
-and knows nothing of arrays in a thread's local memory; this stops every access beside an array, where it happens. It
-takes minutes, so `make test` leaves it out, but for the wide float32 kernels of AVX2: all CPU kernels have one source.
+and knows nothing of arrays in a thread's local memory; AddressSanitizer stops every access beside an array, where it
+happens. That takes minutes, so `make test` leaves it out.
 
-The CPU kernels run in a program of their own, csrc/testing/cpu_guarded.cpp; all of them also under
-UndefinedBehaviorSanitizer.
+The CPU kernels run in a program of their own, csrc/testing/cpu_guarded.cpp, also under UndefinedBehaviorSanitizer. In
+`make test` they do without the checks that take minutes to compile: of each pointer's alignment and the object behind
+it, and of local variables after their scope.
 """
 
 import os
@@ -29,6 +30,7 @@ KERNELS = "test_exact or test_a_network_layer or test_wrappers or test_correct_k
 # As in setup.py, which says what each instruction set is.
 CPU_FLAGS = ["-O1", "-g1", "-std=c++20", "-fopenmp", "-Wall", f"-I{ROOT}/csrc", "-fno-sanitize-recover=all"]
 CPU_FLAGS += ["-fsanitize=address,undefined"]
+QUICKLY = ["-fno-sanitize=null,alignment,object-size,pointer-overflow", "-fno-sanitize-address-use-after-scope"]
 AVX2, AVX512 = ["-mavx2", "-mfma", "-mf16c"], [f"-mavx512{part}" for part in ("f", "bw", "vl", "dq")] + ["-mfma"]
 INSTRUCTION_SETS = {"_avx2": AVX2, "_avx512": AVX512, "_avx512bf16": [*AVX512, "-mavx512bf16"]}
 
@@ -40,65 +42,44 @@ def _only_if_asked(request):
     OUTPUT.mkdir(parents=True, exist_ok=True)
 
 
-FEW = """#include "cpu/direct_define.h"
-RESNEXT_DEFINE_DIRECT(avx2)
-RESNEXT_DIRECT_ENTRIES(avx2, f32, 8)
-"""
-
-
-@pytest.mark.skipif(not has_direct_kernels, reason="this CPU has no AVX2")
-def test_float32_kernels_touch_nothing_beside_their_arrays(tmp_path):
-    """Half a minute of one core. The table names entries that are not linked; the suffix leaves them out."""
-    (tmp_path / "few.cpp").write_text(FEW)
-    sources = {tmp_path / "few.cpp": AVX2, ROOT / "csrc/cpu/table.cpp": [], ROOT / "csrc/testing/cpu_guarded.cpp": []}
-
-    def compile(source):
-        target = tmp_path / f"{source.stem}.o"
-        flags = ["-O1", "-g1", "-std=c++20", "-fopenmp", f"-I{ROOT}/csrc", "-fsanitize=address", *sources[source]]
-        subprocess.run(["g++", "-c", *flags, str(source), "-o", str(target)], check=True)
-        return str(target)
-
-    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", "2"))) as pool:
-        objects = list(pool.map(compile, sources))
-    link = ["-fsanitize=address", "-fopenmp", "-no-pie", "-Wl,--unresolved-symbols=ignore-in-object-files"]
-    program = tmp_path / "few"
-    subprocess.run(["g++", *link, "-o", str(program), *objects], check=True)
-    check_program(program, 100, "wide_f32_avx2")
-
-
-def check_program(program, least, *suffix):
-    done = subprocess.run([program, "full", *suffix], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr[-10000:]
-    assert int(done.stdout.split()[0]) > least, done.stdout
-    done = subprocess.run([program, "short", *suffix], capture_output=True, text=True)
-    assert done.returncode != 0, "an array that is too small is not noticed"
-    assert "AddressSanitizer: SEGV" in done.stderr, done.stderr[-10000:]
-    assert "csrc/cpu/simd.h" in done.stderr, "a kernel's store is named"
-
-
 @pytest.fixture(scope="module")
-def cpu_program(_only_if_asked):
-    """Builds csrc/testing/cpu_guarded.cpp with the CPU kernels; only what has changed."""
+def cpu_program(request, tmp_path_factory):
+    """csrc/testing/cpu_guarded.cpp with the CPU kernels; for `make asan`, only what has changed is built."""
+    asked = request.config.getoption("--asan")
+    folder, flags = (OUTPUT, CPU_FLAGS) if asked else (tmp_path_factory.mktemp("asan"), [*CPU_FLAGS, *QUICKLY])
+    folder.mkdir(parents=True, exist_ok=True)
     headers = [*(ROOT / "csrc").glob("*.h"), *(ROOT / "csrc/cpu").glob("*.h"), Path(__file__)]
     newest = max(path.stat().st_mtime for path in headers)
 
     def compile(source):
-        target = OUTPUT / f"cpu_{source.stem}.o"
+        target = folder / f"cpu_{source.stem}.o"
         if not target.exists() or target.stat().st_mtime < max(newest, source.stat().st_mtime):
-            flags = next((INSTRUCTION_SETS[isa] for isa in INSTRUCTION_SETS if source.stem.endswith(isa)), [])
-            subprocess.run(["g++", "-c", *CPU_FLAGS, *flags, str(source), "-o", str(target)], check=True)
+            isa = next((INSTRUCTION_SETS[isa] for isa in INSTRUCTION_SETS if source.stem.endswith(isa)), [])
+            subprocess.run(["g++", "-c", *flags, *isa, str(source), "-o", str(target)], check=True)
         return str(target)
 
-    sources = sorted((ROOT / "csrc/cpu").glob("*.cpp"), reverse=True) + [ROOT / "csrc/testing/cpu_guarded.cpp"]
+    sources = sorted((ROOT / "csrc/cpu").glob("*.cpp"), key=lambda path: "_avx512" not in path.stem)  # slow ones first
+    sources += [ROOT / "csrc/testing/cpu_guarded.cpp"]
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", "2"))) as pool:
         objects = list(pool.map(compile, sources))
-    program = OUTPUT / "cpu_guarded"
+    program = folder / "cpu_guarded"
     subprocess.run(["g++", "-fsanitize=address,undefined", "-fopenmp", "-o", str(program), *objects], check=True)
     return program
 
 
+@pytest.mark.skipif(not has_direct_kernels, reason="this CPU has no AVX2")
 def test_cpu_kernels_touch_nothing_beside_their_arrays(cpu_program):
-    check_program(cpu_program, 1000)
+    done = subprocess.run([cpu_program, "full"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr[-10000:]
+    assert int(done.stdout.split()[0]) > 1000, done.stdout
+
+
+@pytest.mark.skipif(not has_direct_kernels, reason="this CPU has no AVX2")
+def test_arrays_that_are_too_small_are_noticed(cpu_program):
+    done = subprocess.run([cpu_program, "short"], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "AddressSanitizer: SEGV" in done.stderr, done.stderr[-10000:]
+    assert "csrc/cpu/simd.h" in done.stderr, "a kernel's store is named"
 
 
 @pytest.fixture(scope="module")
