@@ -33,7 +33,18 @@ def contract(missing: str, tensors: dict[str, torch.Tensor], geometry: Geometry)
     """The partial derivative of the trilinear form by the missing tensor, at the two given ones."""
     input_hw, kernel_hw, *common = geometry
     extra = {"output": None, "input": input_hw, "weight": kernel_hw}[missing]
-    return OPERATORS[missing](*(tensors[name] for name in ARGUMENTS[missing]), extra, *common)
+    return call_operator(OPERATORS[missing], *(tensors[name] for name in ARGUMENTS[missing]), extra, *common)
+
+
+def call_operator(operator, *args, kernel_name: str = "") -> torch.Tensor:
+    """The operator's result, past its kernel at the Autograd key (Python) where that has nothing to record."""
+    if torch.compiler.is_compiling() or _is_recorded(args) or transformed():
+        return operator(*args, kernel_name=kernel_name)
+    return call_below_autograd(operator, *args, kernel_name=kernel_name)
+
+
+def _is_recorded(args) -> bool:
+    return torch.is_grad_enabled() and any(getattr(arg, "requires_grad", False) for arg in args[:3])
 
 
 class Rules:
@@ -70,7 +81,7 @@ class Rules:
             other = 1 - i
             if ctx.needs_input_grad[i] and name == "weight" and needs_bias:
                 _, kernel_hw, *common = ctx.geometry
-                result[i], result[2] = GRAD_WEIGHT_BIAS(gradient, saved[other], kernel_hw, *common)
+                result[i], result[2] = call_operator(GRAD_WEIGHT_BIAS, gradient, saved[other], kernel_hw, *common)
             elif ctx.needs_input_grad[i]:
                 result[i] = contract(name, {cls.missing: gradient, names[other]: saved[other]}, ctx.geometry)
         if needs_bias and result[2] is None:
@@ -150,8 +161,7 @@ def _kernel_at_autograd_key(operator, rules: type[Rules]):
     function = type(name, (SingleLevelFunction,), methods)
 
     def kernel(*args, kernel_name=""):
-        recorded = torch.is_grad_enabled() and any(getattr(arg, "requires_grad", False) for arg in args[:3])
-        if not recorded and not transformed():  # the same without a Function, which takes as long as the dispatch
+        if not _is_recorded(args) and not transformed():  # without a Function, which takes as long as the dispatch
             return call_below_autograd(operator, *args, kernel_name=kernel_name)
         return apply_single_level(function, *args, kernel_name)
 

@@ -1,7 +1,8 @@
 """Times of grouped convolution passes on the CPU, this package's against PyTorch's: `resnext-kernels bench`.
 
-Each call is the whole operator: output allocated and weights packed inside, as a training step does it. The two rivals
-take turns call by call, so that whatever else the machine does falls on both.
+Each call is what a training step makes: `grouped_conv2d`, and the operators that its backward calls, with the output
+allocated and weights packed inside. The two rivals take turns call by call, so that whatever else the machine does
+falls on both.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from statistics import geometric_mean, median
 import torch
 
 from . import problems
-from .functional import explain
+from ._autograd import call_operator
+from ._ops import OPERATORS
+from .functional import explain, grouped_conv2d
 
-OPS = torch.ops.resnext_kernels
 SHARE_OF_WALL_TIME = 0.94
 WINDOW = 0.1  # seconds. The time of a thread that runs on another core is known at the last tick, 10 ms ago at most
 FEWEST_CALLS = 5
@@ -51,16 +53,18 @@ def rivals(
         "dgrad": lambda: torch.ops.aten.convolution_backward(*backward),
         "wgrad": lambda: torch.ops.aten.convolution_backward(*backward),
     }
-    size, window, groups = input.shape[2:], problem.kernel_size, problem.groups
-    ours = {
-        "fprop": lambda: OPS.grouped_conv2d(input, weight, None, *geometry, groups),
-        "dgrad": lambda: OPS.grouped_conv2d_grad_input(output, weight, size, *geometry, groups),
-        "wgrad": lambda: OPS.grouped_conv2d_grad_weight(output, input, window, *geometry, groups),
-    }
     explanation = explain(op, input, weight, None, *geometry, problem.groups)
     if explanation.kernel is None and not own:
         return theirs[op], theirs[op], None
-    return theirs[op], ours[op], next(name for name, why in explanation.entries if not why)
+    kernel = next(name for name, why in explanation.entries if not why)
+    size, window, groups = input.shape[2:], problem.kernel_size, problem.groups
+    named = kernel if own else ""
+    ours = {
+        "fprop": lambda: grouped_conv2d(input, weight, None, *geometry, groups, kernel=named),
+        "dgrad": lambda: call_operator(OPERATORS["input"], output, weight, size, *geometry, groups),
+        "wgrad": lambda: call_operator(OPERATORS["weight"], output, input, window, *geometry, groups),
+    }
+    return theirs[op], ours[op], kernel
 
 
 def interleave(calls: tuple[Callable, ...], threads: int, seconds: float) -> tuple[list[list[float]], int]:

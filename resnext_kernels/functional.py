@@ -101,18 +101,16 @@ def grouped_conv2d(
 
     input, stride, padding, dilation = as_numbers(input, weight, stride, padding, dilation)
     unbatched = input.dim() == 3
-    output = _ops.OPERATORS["output"](
-        input.unsqueeze(0) if unbatched else input, weight, bias, stride, padding, dilation, groups, kernel_name=kernel
-    )
+    image = input.unsqueeze(0) if unbatched else input
+    arguments = (image, weight, bias, stride, padding, dilation, groups)
+    output = _autograd.call_operator(_ops.OPERATORS["output"], *arguments, kernel_name=kernel)
     return output.squeeze(0) if unbatched else output
 
 
 def autocast_operands(input, *others):
     """The tensors as autocast wants them, where it is enabled for the input's device; else None."""
-    if not isinstance(input, Tensor) or input.device.type not in ("cpu", "cuda"):
-        return None
-    device = input.device.type
-    if not torch.is_autocast_enabled(device):
+    device = input.device.type if isinstance(input, Tensor) else ""
+    if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
         return None
     dtype = torch.get_autocast_dtype(device)
     return tuple(_autocast(tensor, device, dtype) for tensor in (input, *others))

@@ -1,5 +1,8 @@
 """Derivatives of every order and kind, by PyTorch's own checkers, of the front, the operators and the Function."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -27,6 +30,22 @@ FRONTS = pytest.mark.parametrize("front", [grouped_conv2d, _function], ids=["gro
 def _of_tensors(front, kwargs, bias):
     """The convolution as a function of its tensors alone."""
     return (lambda *t: front(*t, **kwargs)) if bias else (lambda *t: front(*t, None, **kwargs))
+
+
+def test_only_what_is_recorded_takes_the_way_by_autograd():
+    """Its kernel is Python and doubles the overhead of a call."""
+    images, weight = torch.randn(1, 4, 3, 3), torch.randn(4, 2, 3, 3)
+
+    def functions_of(image):
+        names = set()
+        sys.setprofile(lambda frame, *_: names.add((Path(frame.f_code.co_filename).name, frame.f_code.co_name)))
+        grouped_conv2d(image, weight, padding=1, groups=2)
+        sys.setprofile(None)
+        return names
+
+    by_autograd = ("_autograd.py", "kernel")
+    assert by_autograd not in functions_of(images)
+    assert by_autograd in functions_of(images.clone().requires_grad_())
 
 
 @FRONTS
