@@ -148,20 +148,33 @@ void unpack_vector(const float* packed, int64_t parts, int64_t part_size, const 
                    const Weight<void*>& weight) {
   const LaneOffsets offsets(plan.map, vector, false, plan.map.width, weight);
   T* data = static_cast<T*>(weight.data);
-  const auto sum_of_parts = [&](int64_t place) {
-    Vec sum = load(packed + place);
-    for (int64_t part = 1; part < parts; ++part) sum += load(packed + part * part_size + place);
-    return sum;
+  const bool krsc = is_krsc(weight, plan.width), padded = plan.map.count(vector) < lanes;
+  // Elements [t, t + now) of each lane's run; whole squares without a test for each vector.
+  const auto unpack_square = [&](auto is_whole, int64_t t, int now, T* run, const auto& place) {
+    Vec rows[lanes] = {};
+    const auto each = [&](auto&& row) {
+      unroll<lanes>([&](auto i) RESNEXT_INLINE {
+        if (is_whole || i < now) row(i, packed + place(t + i));
+      });
+    };
+    each([&](int i, const float* from) RESNEXT_INLINE { rows[i] = load(from); });
+    for (int64_t part = 1; part < parts; ++part)
+      each([&](int i, const float* from) RESNEXT_INLINE { rows[i] += load(from + part * part_size); });
+    transpose(rows);
+    unroll<lanes>([&](auto lane) RESNEXT_INLINE {
+      if (is_whole)
+        store(run + offsets.lane[lane] + t, rows[lane]);
+      else if (offsets.lane[lane] >= 0)
+        store_part(run + offsets.lane[lane] + t, rows[lane], now);
+    });
   };
-  const bool krsc = is_krsc(weight, plan.width);
   const auto unpack_run = [&](int64_t count, T* run, const auto& place) {
-    for (int64_t t = 0; t < count; t += lanes) {
+    int64_t t = 0;
+    if (!padded)
+      for (; t + lanes <= count; t += lanes) unpack_square(std::true_type(), t, lanes, run, place);
+    for (; t < count; t += lanes) {
       const int now = static_cast<int>(std::min<int64_t>(count - t, lanes));
-      Vec rows[lanes] = {};
-      for (int i = 0; i < now; ++i) rows[i] = sum_of_parts(place(t + i));
-      transpose(rows);
-      for (int lane = 0; lane < lanes; ++lane)
-        if (offsets.lane[lane] >= 0) store_part(run + offsets.lane[lane] + t, rows[lane], now);
+      unpack_square(std::false_type(), t, now, run, place);
     }
   };
   if (krsc) {
@@ -172,8 +185,11 @@ void unpack_vector(const float* packed, int64_t parts, int64_t part_size, const 
   } else {
     for (int64_t channel = 0; channel < plan.width; ++channel)
       for (int64_t tap = 0; tap < 9; ++tap) {
+        Vec sum{};
+        for (int64_t part = 0; part < parts; ++part)
+          sum += load(packed + part * part_size + packed_place(channel, tap));
         T values[lanes];
-        store(values, sum_of_parts(packed_place(channel, tap)));
+        store(values, sum);
         for (int lane = 0; lane < lanes; ++lane)
           if (offsets.lane[lane] >= 0)
             data[offsets.lane[lane] + channel * offsets.channel + tap / 3 * offsets.r + tap % 3 * offsets.s] =

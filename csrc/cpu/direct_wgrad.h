@@ -26,7 +26,8 @@
 // next tile is asked for meanwhile.
 // While a tile of grad_output lies there, its pixels are added up for the bias's gradient too.
 // The tiles are dealt out to a number of parts that depends on the shape alone. A part sums its tiles in order, and
-// the parts are added in order, so the number of threads does not change the result.
+// the parts are added in order, so the number of threads does not change the result. If there is one part, its sums are
+// moved to the weight tensor as soon as they are complete, while they lie in the thread's cache.
 namespace resnext::cpu {
 namespace {
 
@@ -116,8 +117,14 @@ struct WgradPlan {
   int64_t scratch() const {
     return units_at_once * (input_scratch + grad_output.map.vectors_per_unit() * output_scratch) + linear_scratch;
   }
-  int64_t bias_size() const { return pack.map.vectors() * lanes; }
-  int64_t part_size() const { return pack.size() + bias_size(); }
+  int64_t vectors_at_once() const { return units_at_once * pack.map.vectors_per_unit(); }
+  int64_t packed_size(int64_t vectors) const { return vectors * (pack.vector_size() + lanes); }
+  int64_t part_size() const { return packed_size(pack.map.vectors()); }
+
+  bool is_one_part() const { return parts == 1 && tiles > 0; }
+  bool is_one_tile() const { return parts == 1 && tiles == 1; }  // whose sums need no memory beyond a thread's own
+  int64_t own_size() const { return scratch() + (is_one_tile() ? packed_size(vectors_at_once()) : 0); }
+  int64_t shared_size() const { return is_one_tile() ? 0 : parts * part_size(); }
 };
 
 template <class T, int slot>
@@ -179,6 +186,17 @@ void load_operand(const WgradPlan<T, slot>& plan, const Part& part, int64_t vect
   }
 }
 
+// Packed sums of some vectors: of their weights, and of grad_output.
+struct PackedSums {
+  float *weights, *bias;
+};
+
+// Those from a vector on, of a part's packed sums of all vectors.
+template <class T, int slot>
+PackedSums packed_sums(const WgradPlan<T, slot>& plan, float* part, int64_t vector) {
+  return {part + vector * plan.pack.vector_size(), part + plan.pack.size() + vector * lanes};
+}
+
 // The parts of the two tensors that the tiles of some units are copied from.
 struct WgradParts {
   Part input, grad_output;
@@ -199,10 +217,10 @@ WgradParts wgrad_parts(const ConvShape& shape, const WgradPlan<T, slot>& plan, i
           part(plan.grad_output.map, first, last)};
 }
 
-// Adds the tiles of some units to their packed weights, and to their sums of grad_output, which lie behind all weights.
+// Adds the tiles of some units to their packed sums.
 template <class T, int slot>
 void add_tiles(const ConvShape& shape, const WgradPlan<T, slot>& plan, const WgradParts& parts, const WgradParts& next,
-               bool first, float* scratch, float* packed) {
+               bool first, float* scratch, const PackedSums& packed) {
   const Lanes<slot>&inputs = plan.input.map, &outputs = plan.grad_output.map;
   const int64_t first_vector = parts.grad_output.first_vector, vectors = parts.grad_output.vectors;
   Tile tile{};
@@ -240,7 +258,7 @@ void add_tiles(const ConvShape& shape, const WgradPlan<T, slot>& plan, const Wgr
     const auto add_rows = plan.stride == 1 ? (straddles ? add_tile<two_groups, 1, count> : add_tile<slot, 1, count>)
                                            : (straddles ? add_tile<two_groups, 2, count> : add_tile<slot, 2, count>);
     add_rows(shape, rows, r, first && begin == tile.first, plan.pack.channels, plan.prefetch ? &ahead : nullptr,
-             packed + vector * plan.pack.vector_size());
+             packed.weights + i * plan.pack.vector_size());
   };
   if constexpr (slot == 1) {  // a unit's input is many vectors: few rows of it meet all of grad_output at a time
     for (int64_t begin = tile.first; begin < tile.last; begin += plan.rows_at_once)
@@ -252,24 +270,56 @@ void add_tiles(const ConvShape& shape, const WgradPlan<T, slot>& plan, const Wgr
   }
   for (int64_t i = 0; plan.with_bias && i < vectors; ++i)
     add_pixels<per_lane<T>>(grad_outputs + i * plan.output_scratch, parts.grad_output.rows * plan.output_columns, first,
-                            packed + plan.pack.size() + (first_vector + i) * lanes);
+                            packed.bias + i * lanes);
+}
+
+// The sum of the parts' sums of grad_output, for one vector of channels.
+template <class T, int slot>
+void unpack_bias(const WgradPlan<T, slot>& plan, const float* sums, int64_t vector, T* grad_bias) {
+  Vec sum = load(sums);
+  for (int64_t part = 1; part < plan.parts; ++part) sum += load(sums + part * plan.part_size());
+  const Tensor<const T, slot>& outputs = plan.grad_output;
+  store_channels(outputs.map, vector, outputs.gaps.close(sum), grad_bias);
+}
+
+// Moves the complete sums of the vectors [begin, end), those of the first part and of all that follow it, to the
+// tensors.
+template <class T, int slot>
+void unpack(const WgradPlan<T, slot>& plan, const PackedSums& packed, int64_t begin, int64_t end,
+            const WgradArgs& args) {
+  for (int64_t vector = begin; vector < end; ++vector) {
+    const float* weights = packed.weights + (vector - begin) * plan.pack.vector_size();
+    unpack_vector<T>(weights, plan.parts, plan.part_size(), plan.pack, vector, args.grad_weight);
+    if (plan.with_bias)
+      unpack_bias(plan, packed.bias + (vector - begin) * lanes, vector, static_cast<T*>(args.grad_bias));
+  }
 }
 
 // Sums the tiles of one part for the units [begin, end): tiles outermost, so that memory is read in its order.
 template <class T, int slot>
-void add_part(const ConvShape& shape, const WgradPlan<T, slot>& plan, int64_t part, int64_t begin, int64_t end,
-              float* scratch, float* packed) {
+void add_part(const WgradArgs& args, const WgradPlan<T, slot>& plan, int64_t part, int64_t begin, int64_t end,
+              float* own, float* shared) {
+  const ConvShape& shape = args.problem.shape;
   const int64_t first = plan.tiles * part / plan.parts, last = plan.tiles * (part + 1) / plan.parts;
-  if (first == last && begin == 0) std::fill_n(packed, plan.part_size(), 0.0f);  // no images
+  float* all = shared + part * plan.part_size();
+  if (first == last && begin == 0) std::fill_n(all, plan.part_size(), 0.0f);  // no images
   for (int64_t tile = first; tile < last; ++tile)
     for (int64_t unit = begin; unit < end; unit += plan.units_at_once) {
       const auto parts = [&](int64_t index, int64_t first_unit) {
         return wgrad_parts(shape, plan, index, first_unit, std::min(first_unit + plan.units_at_once, end));
       };
       const bool at_end = unit + plan.units_at_once >= end;
+      const WgradParts here = parts(tile, unit);
       const WgradParts next =
           at_end ? parts(std::min(tile + 1, last - 1), begin) : parts(tile, unit + plan.units_at_once);
-      add_tiles(shape, plan, parts(tile, unit), next, tile == first, scratch, packed);
+      const int64_t vector = here.grad_output.first_vector;
+      PackedSums packed = packed_sums(plan, all, vector);
+      if (plan.is_one_tile()) {
+        packed.weights = own + plan.scratch();
+        packed.bias = packed.weights + plan.vectors_at_once() * plan.pack.vector_size();
+      }
+      add_tiles(shape, plan, here, next, tile == first, own, packed);
+      if (plan.is_one_part() && tile == last - 1) unpack(plan, packed, vector, vector + here.grad_output.vectors, args);
     }
 }
 
@@ -278,40 +328,28 @@ int64_t wgrad_workspace_bytes(const Problem& problem, int threads) {
   WgradArgs args{};
   args.problem = problem;
   const WgradPlan<T, slot> plan = wgrad_plan<T, slot>(args);
-  return (plan.parts * plan.part_size() + threads * plan.scratch()) * sizeof(float);
-}
-
-// The sum of the parts' sums of grad_output, for one vector of channels.
-template <class T, int slot>
-void unpack_bias(const WgradPlan<T, slot>& plan, const float* packed, int64_t vector, T* grad_bias) {
-  const float* sums = packed + plan.pack.size() + vector * lanes;
-  Vec sum = load(sums);
-  for (int64_t part = 1; part < plan.parts; ++part) sum += load(sums + part * plan.part_size());
-  const Tensor<const T, slot>& outputs = plan.grad_output;
-  store_channels(outputs.map, vector, outputs.gaps.close(sum), grad_bias);
+  return (plan.shared_size() + threads * plan.own_size()) * sizeof(float);
 }
 
 template <class T, int slot>
 void run_wgrad(const WgradArgs& args) {
   const WgradPlan<T, slot> plan = wgrad_plan<T, slot>(args);
-  const int64_t part_size = plan.part_size();
-  float* packed = static_cast<float*>(args.launch.workspace);
+  float* shared = static_cast<float*>(args.launch.workspace);
 #pragma omp parallel num_threads(args.launch.threads)
   {
-    float* scratch = packed + plan.parts * part_size + omp_get_thread_num() * plan.scratch();
+    float* own = shared + plan.shared_size() + omp_get_thread_num() * plan.own_size();
     const Share share = thread_share(plan.parts * plan.units);
     for (int64_t task = share.begin; task < share.end;) {
       const int64_t part = task / plan.units, begin = task % plan.units;
       const int64_t end = std::min(plan.units, begin + share.end - task);
-      add_part(args.problem.shape, plan, part, begin, end, scratch, packed + part * part_size);
+      add_part(args, plan, part, begin, end, own, shared);
       task += end - begin;
     }
+    if (!plan.is_one_part()) {
 #pragma omp barrier
 #pragma omp for schedule(static)
-    for (int64_t vector = 0; vector < plan.pack.map.vectors(); ++vector) {
-      unpack_vector<T>(packed + vector * plan.pack.vector_size(), plan.parts, part_size, plan.pack, vector,
-                       args.grad_weight);
-      if (plan.with_bias) unpack_bias(plan, packed, vector, static_cast<T*>(args.grad_bias));
+      for (int64_t vector = 0; vector < plan.pack.map.vectors(); ++vector)
+        unpack(plan, packed_sums(plan, shared, vector), vector, vector + 1, args);
     }
   }
 }
