@@ -13,7 +13,6 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 from . import _autograd, _ops
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_DEVICES = ("cpu", "cuda", "meta")
 OPS = ("fprop", "fprop_act", "dgrad", "wgrad")
 
 
@@ -109,8 +108,10 @@ def grouped_conv2d(
 
 def autocast_operands(input, *others):
     """The tensors as autocast wants them, where it is enabled for the input's device; else None."""
-    device = input.device.type if isinstance(input, Tensor) else ""
-    if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
+    if not isinstance(input, Tensor) or not (input.is_cpu or input.is_cuda):
+        return None
+    device = "cpu" if input.is_cpu else "cuda"
+    if not torch.is_autocast_enabled(device):
         return None
     dtype = torch.get_autocast_dtype(device)
     return tuple(_autocast(tensor, device, dtype) for tensor in (input, *others))
@@ -130,6 +131,8 @@ def as_numbers(input: Tensor, weight: Tensor, stride, padding, dilation):
 
 
 def _pair(value) -> tuple[int, ...]:
+    if type(value) is tuple and len(value) == 2:
+        return value
     values = tuple(value) if isinstance(value, Iterable) else (value, value)
     return values * 2 if len(values) == 1 else values
 
@@ -164,7 +167,7 @@ def _why_not_an_operand(input, weight, bias, stride, padding, dilation, groups) 
     dtype, device = input.dtype, input.device
     if dtype not in _DTYPES:
         return f"dtype {dtype}"
-    if device.type not in _DEVICES:
+    if not (input.is_cpu or input.is_cuda or input.is_meta):
         return f"device {device}"
     for tensor in tensors:
         if tensor.dtype != dtype:
@@ -198,7 +201,7 @@ def _are_ints(value) -> bool:
 
 def _why_not_served(weight: Tensor, groups: int) -> str:
     """Why a problem that the operator could take is none for this package. "" if it is one."""
-    if tuple(weight.shape[2:]) != (3, 3):
+    if weight.shape[2:] != (3, 3):
         return f"a {weight.shape[2]}x{weight.shape[3]} kernel: this package serves 3x3"
     if groups == 1:
         return "groups=1: a dense convolution"
@@ -209,7 +212,7 @@ def _why_not_served(weight: Tensor, groups: int) -> str:
 
 def _why_pytorch_is_faster(input: Tensor, weight: Tensor, stride, padding, dilation, groups: int) -> str:
     """Why PyTorch runs a problem unless a kernel is named: on the CPU it may be faster. "" if it does not."""
-    if input.device.type != "cpu":
+    if not input.is_cpu:
         return ""
     return _why_plain_loops(input, stride, padding, dilation) or _why_amx(input, weight, stride, groups)
 
