@@ -207,7 +207,8 @@ class _Tracer(fx.Tracer):
         return ours or super().is_leaf_module(module, name)
 
 
-_ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
+_ADDITIONS = (operator.add, torch.add, "add")
+_ADDITIONS_IN_PLACE = (operator.iadd, "add_")  # into the first operand
 # Modules that leave their input as it is and return memory of their own.
 _PURE = (nn.Conv2d, GroupedConv2d, FusedGroupedConv2d, FusedConv2d, nn.BatchNorm2d, nn.AvgPool2d, nn.MaxPool2d)
 _RELUS = (torch.relu, torch.relu_, nn.functional.relu, nn.functional.relu_, "relu", "relu_")
@@ -262,13 +263,14 @@ def _take_in(node: fx.Node, conv: nn.Conv2d, modules: dict[str, nn.Module]) -> n
     """Takes what follows the call of a convolution out of the graph; returns the module that does all of it."""
     zeros = conv.padding_mode == "zeros"
     grouped = zeros and isinstance(conv, GroupedConv2d)
-    taken, norm, residual, activation = [node], None, None, "none"
+    taken, place, norm, residual, activation = [node], node, None, None, "none"
     after = _only_user(node)
     if after is not None and after.op == "call_module" and _is_norm(modules[after.target], after.target):
         norm = modules[after.target]
         taken.append(after)
         after = _only_user(after)
     if zeros and not grouped and after is not None and (residual := _residual(taken, after, modules)) is not None:
+        place = after  # where both operands exist, and neither has been changed since
         taken.append(after)
         after = _only_user(after)
     if zeros and after is not None and _is_relu(after, modules):
@@ -276,7 +278,7 @@ def _take_in(node: fx.Node, conv: nn.Conv2d, modules: dict[str, nn.Module]) -> n
         taken.append(after)
     if len(taken) == 1:
         return conv
-    with node.graph.inserting_before(node if residual is None else taken[-1]):
+    with node.graph.inserting_before(place):
         kwargs = node.kwargs if residual is None else {**node.kwargs, "residual": residual}
         call = node.graph.call_module(node.target, node.args, kwargs)
     taken[-1].replace_all_uses_with(call)
@@ -290,7 +292,9 @@ def _take_in(node: fx.Node, conv: nn.Conv2d, modules: dict[str, nn.Module]) -> n
 
 def _residual(taken: list[fx.Node], addition: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
     """What an addition adds to the last of the nodes; None if it is none that the first of them could do."""
-    if addition.op not in ("call_function", "call_method") or addition.target not in _ADDITIONS or addition.kwargs:
+    in_place = addition.target in _ADDITIONS_IN_PLACE and addition.args[0] is taken[-1]
+    adds = in_place or addition.target in _ADDITIONS
+    if addition.op not in ("call_function", "call_method") or not adds or addition.kwargs:
         return None
     others = [operand for operand in addition.args if operand is not taken[-1]]
     if len(addition.args) != 2 or len(others) != 1 or not isinstance(others[0], fx.Node):

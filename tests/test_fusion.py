@@ -256,6 +256,15 @@ class Residual(nn.Module):
         if self.what == "input changed before the addition":
             y.mul_(2)
             return z + x
+        if self.what == "shortcut changed after the addition":
+            z = z + y
+            y.mul_(2)
+            return z
+        if self.what == "added to the shortcut in place":
+            y.add_(z)
+            return y * y
+        if self.what == "added in place":
+            return z.add_(y)
         if self.what == "multiple of the shortcut":
             return torch.add(z, x, alpha=3)
         if self.what == "a number for each image":
@@ -275,6 +284,9 @@ class Residual(nn.Module):
         ("in place", 0, ["relu"]),
         ("a number for each image", 1, []),
         ("input changed before the addition", 1, []),
+        ("shortcut changed after the addition", 0, ["relu"]),
+        ("added to the shortcut in place", 1, []),
+        ("added in place", 0, ["relu"]),
         ("multiple of the shortcut", 1, []),
         ("number", 1, []),
         ("itself", 1, []),
@@ -287,7 +299,7 @@ def test_what_other_convolutions_take_in(what, additions, activations, dtype, la
     fused = fuse(model).to(dtype)
     taken = [module for module in fused.modules() if isinstance(module, FusedConv2d)]
     assert [module.activation for module in taken] == activations
-    assert sum(node.target in (operator.add, torch.add) for node in fused.graph.nodes) == additions
+    assert sum(node.target in (operator.add, torch.add, "add_") for node in fused.graph.nodes) == additions
     expected = model(x.clone()).detach()
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
     largest = expected.abs().max().item()
