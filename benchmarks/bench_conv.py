@@ -6,8 +6,8 @@ Without arguments: all layers of the three networks, in float32 and bfloat16. Th
 other widths of groups, odd maps, unequal inputs and outputs. benchmarks/plot.py draws what --csv writes.
 
 Each call is what a training step makes: the function, and the operators that its backward calls, with the output
-allocated and weights packed inside. The two rivals take turns call by call, so that whatever else the machine does falls
-on both, and calls count, a tenth of a second at a time, only if all threads ran for 94 % of it (otherwise another
+allocated and weights packed inside. The two rivals take turns call by call, so that whatever else the machine does
+falls on both, and calls count, a tenth of a second at a time, only if all threads ran for 94 % of it (otherwise another
 process had taken a core; these calls are counted out in the column "disturbed"). Times are medians over the calls that
 count; a ratio above 1 means that ours is faster.
 "Ours" is what a user gets: where `explain` says that PyTorch's own convolution runs, both rivals are the same (the
