@@ -292,12 +292,11 @@ def _take_in(node: fx.Node, conv: nn.Conv2d, modules: dict[str, nn.Module]) -> n
 
 def _residual(taken: list[fx.Node], addition: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
     """What an addition adds to the last of the nodes; None if it is none that the first of them could do."""
-    in_place = addition.target in _ADDITIONS_IN_PLACE and addition.args[0] is taken[-1]
-    adds = in_place or addition.target in _ADDITIONS
-    if addition.op not in ("call_function", "call_method") or not adds or addition.kwargs:
+    if addition.op not in ("call_function", "call_method") or addition.kwargs or len(addition.args) != 2:
         return None
+    in_place = addition.target in _ADDITIONS_IN_PLACE and addition.args[0] is taken[-1]
     others = [operand for operand in addition.args if operand is not taken[-1]]
-    if len(addition.args) != 2 or len(others) != 1 or not isinstance(others[0], fx.Node):
+    if not (in_place or addition.target in _ADDITIONS) or len(others) != 1 or not isinstance(others[0], fx.Node):
         return None
     node = taken[0].next
     while node is not addition:  # the convolution moves behind all of these, which must not change its input

@@ -122,7 +122,7 @@ struct WgradPlan {
   int64_t part_size() const { return packed_size(pack.map.vectors()); }
 
   bool is_one_part() const { return parts == 1 && tiles > 0; }
-  bool is_one_tile() const { return parts == 1 && tiles == 1; }  // whose sums need no memory beyond a thread's own
+  bool is_one_tile() const { return tiles == 1; }  // whose sums need no memory beyond a thread's own
   int64_t own_size() const { return scratch() + (is_one_tile() ? packed_size(vectors_at_once()) : 0); }
   int64_t shared_size() const { return is_one_tile() ? 0 : parts * part_size(); }
 };
