@@ -37,6 +37,7 @@ struct FpropArgs {
   void* output;      // n x k x p x q
   Launch launch;
   Epilogue epilogue{};
+  void* packed = nullptr;  // the weight as this entry's `pack` has written it, 64-byte aligned, or null
 };
 
 struct DgradArgs {

@@ -34,6 +34,10 @@ struct KernelEntry {
   void (*launch)(const Args&);
   bool fuses = false;                        // it computes problems that are fused, too
   bool (*yields)(const Problem&) = nullptr;  // whether it lets entries behind it go first; null: never
+  // Weights packed ahead of the launches that read them: how many bytes, and what writes them to args.packed from
+  // args.weight, with the workspace of a launch. They depend on the weight's size alone, not on the maps. Null: none.
+  int64_t (*packed_bytes)(const Problem&) = nullptr;
+  void (*pack)(const Args&) = nullptr;
 };
 
 // Null if the kernel computes this problem, else the reason why not.

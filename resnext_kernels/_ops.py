@@ -58,6 +58,8 @@ OPERATORS = {
 GRAD_WEIGHT_BIAS = torch.ops.resnext_kernels.grouped_conv2d_grad_weight_bias.default
 # The output with scale, shift, residual and activation, for inference.
 ACT = torch.ops.resnext_kernels.grouped_conv2d_act.default
+# The weight as the kernel of such a problem reads it on the CPU, for ACT; empty if that kernel packs none ahead.
+PACK = torch.ops.resnext_kernels._pack_weight.default
 
 
 def explain_lines(device_type: str, pass_name: str, problem_shape: list[int], dtype: torch.dtype, channels_last: bool):
@@ -172,7 +174,7 @@ def _fake(input, weight, bias, stride, padding, dilation, groups, *, kernel_name
 
 
 @torch.library.register_fake(f"{NAMESPACE}::grouped_conv2d_act")
-def _fake_act(input, weight, scale, shift, residual, stride, padding, dilation, groups, activation, *, kernel_name=""):
+def _fake_act(input, weight, scale, shift, residual, stride, padding, dilation, groups, activation, **rest):
     output = _fake(input, weight, None, stride, padding, dilation, groups)
     sums = torch.float64 if input.dtype == torch.float64 else torch.float32
     for argument, tensor in (("scale", scale), ("shift", shift)):
@@ -255,7 +257,7 @@ def _allow_tf32() -> bool:
 # --- devices without kernels: one sentence instead of the dispatcher's list of backends
 
 
-def _no_kernel(*args, kernel_name=""):
+def _no_kernel(*args, **rest):
     devices = [argument.device for argument in args if isinstance(argument, torch.Tensor)]
     device = next((device for device in devices if device.type != "cpu"), devices[0])
     why = f": {why_no_cuda}" if device.type == "cuda" and why_no_cuda else ""

@@ -29,6 +29,14 @@ using Stored = std::conditional_t<dtype == DType::f32, float, std::conditional_t
     return wgrad_workspace_bytes<Stored<dtype>, slot>(problem, threads); \
   }                                                                      \
   template <DType dtype, int slot>                                       \
+  int64_t fprop_packed(const Problem& problem) {                         \
+    return packed_bytes_of<Stored<dtype>, slot>(problem);                \
+  }                                                                      \
+  template <DType dtype, int slot>                                       \
+  void fprop_pack(const FpropArgs& args) {                               \
+    pack_ahead<Stored<dtype>, slot>(args);                               \
+  }                                                                      \
+  template <DType dtype, int slot>                                       \
   void fprop(const FpropArgs& args) {                                    \
     run_fprop<Stored<dtype>, slot>(args);                                \
   }                                                                      \
@@ -48,7 +56,9 @@ using Stored = std::conditional_t<dtype == DType::f32, float, std::conditional_t
                                                                                     int threads);            \
   template void resnext::cpu::isa::pass<resnext::DType::dtype, slot>(const resnext::Args&);
 
-#define RESNEXT_DIRECT_ENTRIES(isa, dtype, slot)           \
-  RESNEXT_DIRECT_ENTRY(isa, fprop, FpropArgs, dtype, slot) \
-  RESNEXT_DIRECT_ENTRY(isa, dgrad, DgradArgs, dtype, slot) \
+#define RESNEXT_DIRECT_ENTRIES(isa, dtype, slot)                                                          \
+  template int64_t resnext::cpu::isa::fprop_packed<resnext::DType::dtype, slot>(const resnext::Problem&); \
+  template void resnext::cpu::isa::fprop_pack<resnext::DType::dtype, slot>(const resnext::FpropArgs&);    \
+  RESNEXT_DIRECT_ENTRY(isa, fprop, FpropArgs, dtype, slot)                                                \
+  RESNEXT_DIRECT_ENTRY(isa, dgrad, DgradArgs, dtype, slot)                                                \
   RESNEXT_DIRECT_ENTRY(isa, wgrad, WgradArgs, dtype, slot)

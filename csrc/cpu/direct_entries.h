@@ -16,6 +16,10 @@ constexpr int64_t widest_across = 12;  // group that takes one
   template <DType, int slot>                            \
   int64_t wgrad_workspace(const Problem&, int threads); \
   template <DType, int slot>                            \
+  int64_t fprop_packed(const Problem&);                 \
+  template <DType, int slot>                            \
+  void fprop_pack(const FpropArgs&);                    \
+  template <DType, int slot>                            \
   void fprop(const FpropArgs&);                         \
   template <DType, int slot>                            \
   void dgrad(const DgradArgs&);                         \

@@ -23,7 +23,8 @@ struct Sum {
   bool lanes_are_inputs, flip;
   Launch launch;
   bool fused;
-  Epilogue epilogue;  // if fused
+  Epilogue epilogue;    // if fused
+  const float* packed;  // all weights, if they were packed before this call, or null
 
   PackPlan<slot> pack_plan() const {
     const int64_t channels = summed_channels<slot, per_lane<T>>(source.map.width);
@@ -122,7 +123,7 @@ TilePlan tile_plan(const Sum<T, slot>& sum, int threads) {
   const int64_t weights = sum.pack_plan().size();
   plan.images_innermost = !nhwc || weights > cached_weights;
   const bool in_one_go = plan.images_innermost || sum.images == 1;
-  plan.packs_blocks = in_one_go && plan.blocks >= threads;
+  plan.packs_blocks = !sum.packed && in_one_go && plan.blocks >= threads;
   return plan;
 }
 
@@ -232,10 +233,10 @@ VectorPlace vector_place(const Sum<T, slot>& sum, const TilePlan& plan, int64_t 
   return place;
 }
 
-// `packed` are all weights or, where the thread packs its blocks itself, room for those of one.
+// `packed` are all weights; where the thread packs its blocks itself, those of one, in `own`.
 template <class Walk, class T, int slot>
-void sum_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const VectorPlace* vectors, float* packed,
-               float* scratch) {
+void sum_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const VectorPlace* vectors, const float* packed,
+               float* own, float* scratch) {
   const PackPlan<slot> pack_plan = sum.pack_plan();
   const Share share = thread_share(sum.images * plan.blocks * plan.tiles);
   const bool from_memory = comes_from_memory(sum);
@@ -246,7 +247,7 @@ void sum_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const VectorPlace*
     if (plan.packs_blocks && parts.target.first_vector != packed_vector) {
       packed_vector = parts.target.first_vector;
       for (int64_t i = 0; i < parts.target.vectors; ++i)
-        pack<T>(pack_plan, sum.weight, packed_vector + i, scratch, packed + i * pack_plan.vector_size());
+        pack<T>(pack_plan, sum.weight, packed_vector + i, scratch, own + i * pack_plan.vector_size());
     }
     Maps<per_lane<T>> maps = tile_maps(sum, plan, parts, scratch);
     maps.weights = packed;
@@ -278,7 +279,7 @@ struct SumWorkspace {
   SumWorkspace(const Sum<T, slot>& sum, const TilePlan& plan) {
     const PackPlan<slot> pack = sum.pack_plan();
     weights = sum.target.map.vectors() * int64_t(sizeof(VectorPlace) / sizeof(float));
-    own = weights + (plan.packs_blocks ? 0 : pack.size());
+    own = weights + (plan.packs_blocks || sum.packed ? 0 : pack.size());
     own_weights = plan.packs_blocks ? plan.target_vectors * pack.vector_size() : 0;
     own_size = own_weights + std::max(plan.scratch(), per_lane<T> == 2 ? packed_size(pack.channels) : 0);
   }
@@ -302,13 +303,13 @@ void run_sum(const Sum<T, slot>& sum) {
 #pragma omp parallel num_threads(sum.launch.threads)
   {
     float* own = floats + workspace.own + omp_get_thread_num() * workspace.own_size;
-    float *scratch = own + workspace.own_weights, *packed = plan.packs_blocks ? own : floats + workspace.weights;
-    if (!plan.packs_blocks) {
+    float *scratch = own + workspace.own_weights, *packed = floats + workspace.weights;
+    if (!plan.packs_blocks && !sum.packed) {
 #pragma omp for schedule(static)
       for (int64_t vector = 0; vector < sum.target.map.vectors(); ++vector)
         pack<T>(pack_plan, sum.weight, vector, scratch, packed + vector * pack_plan.vector_size());
     }
-    sum_tiles<Walk>(sum, plan, places, packed, scratch);
+    sum_tiles<Walk>(sum, plan, places, plan.packs_blocks ? own : sum.packed ? sum.packed : packed, own, scratch);
   }
 }
 
@@ -345,7 +346,8 @@ Sum<T, slot> fprop_sum(const FpropArgs& args) {
           false,
           args.launch,
           args.problem.fused,
-          args.epilogue};
+          args.epilogue,
+          static_cast<const float*>(args.packed)};
 }
 
 template <class T, int slot>
@@ -359,7 +361,8 @@ Sum<T, slot> dgrad_sum(const DgradArgs& args) {
           args.problem.shape.stride_h == 1,
           args.launch,
           false,
-          {}};
+          {},
+          nullptr};
 }
 
 template <class T, int slot>
@@ -376,6 +379,21 @@ int64_t dgrad_workspace_bytes(const Problem& problem, int threads) {
   args.problem = problem;
   const Sum<T, slot> sum = dgrad_sum<T, slot>(args);
   return problem.shape.stride_h == 1 ? sum_workspace<Even>(sum, threads) : sum_workspace<Widening>(sum, threads);
+}
+
+template <class T, int slot>
+int64_t packed_bytes_of(const Problem& problem) {
+  FpropArgs args{};
+  args.problem = problem;
+  return fprop_sum<T, slot>(args).pack_plan().size() * int64_t(sizeof(float));
+}
+
+template <class T, int slot>
+void pack_ahead(const FpropArgs& args) {
+  const PackPlan<slot> plan = fprop_sum<T, slot>(args).pack_plan();
+  float *packed = static_cast<float*>(args.packed), *scratch = static_cast<float*>(args.launch.workspace);
+  for (int64_t vector = 0; vector < plan.map.vectors(); ++vector)
+    pack<T>(plan, args.weight, vector, scratch, packed + vector * plan.vector_size());
 }
 
 template <class T, int slot>

@@ -48,7 +48,8 @@ struct PlaneSum {
   bool to_input, flip;  // the target is the input; every 3x3 is turned by half a turn
   Launch launch;
   bool fused;
-  Epilogue epilogue;  // if fused
+  Epilogue epilogue;    // if fused
+  const float* packed;  // all weights, if they were packed before this call, or null
 
   int64_t source_bytes() const { return images * groups * source.bytes(); }
   int64_t target_bytes() const { return images * groups * target.bytes(); }
@@ -322,14 +323,15 @@ void run_planes(const PlaneSum<T>& sum) {
       const PlaneRows here = rows_from(next);
       const int64_t units_before = here.unit - first_unit;
       float* packed = own + units_before % slots * sum.packed_size();
-      if (units_before == packed_units && (units_before < sum.groups || slots < sum.groups)) {
+      if (!sum.packed && units_before == packed_units && (units_before < sum.groups || slots < sum.groups)) {
         pack_group(sum, here.group, packed);
         ++packed_units;
       }
       next += here.end - here.begin;
       PlaneLines ahead;
       if (from_memory && next < end) ahead = lines_ahead<Walk>(sum, here, rows_from(next));
-      sum_group<Walk>(sum, here, packed, from_memory ? &ahead : nullptr);
+      const float* weights = sum.packed ? sum.packed + here.group * sum.packed_size() : packed;
+      sum_group<Walk>(sum, here, weights, from_memory ? &ahead : nullptr);
     }
   }
 }
@@ -350,20 +352,40 @@ Weight<const T*> weight_of(const Weight<const void*>& weight) {
 }
 
 template <class T>
-void run_fprop_planes(const FpropArgs& args) {
+PlaneSum<T> fprop_plane_sum(const FpropArgs& args) {
   const ConvShape& shape = args.problem.shape;
-  const PlaneSum<T> sum{shape.n,
-                        shape.groups,
-                        {static_cast<const T*>(args.input), shape.c_per_group(), shape.h, shape.w},
-                        {static_cast<T*>(args.output), shape.k_per_group(), shape.p(), shape.q()},
-                        static_cast<const T*>(args.bias),
-                        weight_of<T>(args.weight),
-                        false,
-                        false,
-                        args.launch,
-                        args.problem.fused,
-                        args.epilogue};
-  shape.stride_h == 1 ? run_planes<Even>(sum) : run_planes<Narrowing>(sum);
+  return {shape.n,
+          shape.groups,
+          {static_cast<const T*>(args.input), shape.c_per_group(), shape.h, shape.w},
+          {static_cast<T*>(args.output), shape.k_per_group(), shape.p(), shape.q()},
+          static_cast<const T*>(args.bias),
+          weight_of<T>(args.weight),
+          false,
+          false,
+          args.launch,
+          args.problem.fused,
+          args.epilogue,
+          static_cast<const float*>(args.packed)};
+}
+
+template <class T>
+int64_t planes_packed_bytes(const Problem& problem) {
+  FpropArgs args{};
+  args.problem = problem;
+  return problem.shape.groups * fprop_plane_sum<T>(args).packed_size() * int64_t(sizeof(float));
+}
+
+template <class T>
+void pack_planes_ahead(const FpropArgs& args) {
+  const PlaneSum<T> sum = fprop_plane_sum<T>(args);
+  for (int64_t group = 0; group < sum.groups; ++group)
+    pack_group(sum, group, static_cast<float*>(args.packed) + group * sum.packed_size());
+}
+
+template <class T>
+void run_fprop_planes(const FpropArgs& args) {
+  const PlaneSum<T> sum = fprop_plane_sum<T>(args);
+  args.problem.shape.stride_h == 1 ? run_planes<Even>(sum) : run_planes<Narrowing>(sum);
 }
 
 template <class T>
@@ -379,7 +401,8 @@ void run_dgrad_planes(const DgradArgs& args) {
                         shape.stride_h == 1,
                         args.launch,
                         false,
-                        {}};
+                        {},
+                        nullptr};
   shape.stride_h == 1 ? run_planes<Even>(sum) : run_planes<Widening>(sum);
 }
 

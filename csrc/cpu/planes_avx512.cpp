@@ -8,6 +8,14 @@
     return planes_workspace_bytes<Stored>(problem, threads);                                                   \
   }                                                                                                            \
   template <>                                                                                                  \
+  int64_t resnext::cpu::avx512::planes_packed<resnext::DType::dtype>(const Problem& problem) {                 \
+    return planes_packed_bytes<Stored>(problem);                                                               \
+  }                                                                                                            \
+  template <>                                                                                                  \
+  void resnext::cpu::avx512::planes_pack<resnext::DType::dtype>(const FpropArgs& args) {                       \
+    pack_planes_ahead<Stored>(args);                                                                           \
+  }                                                                                                            \
+  template <>                                                                                                  \
   void resnext::cpu::avx512::fprop_planes<resnext::DType::dtype>(const FpropArgs& args) {                      \
     run_fprop_planes<Stored>(args);                                                                            \
   }                                                                                                            \

@@ -7,6 +7,10 @@ namespace resnext::cpu::avx512 {
 template <DType>
 int64_t planes_workspace(const Problem&, int threads);
 template <DType>
+int64_t planes_packed(const Problem&);
+template <DType>
+void planes_pack(const FpropArgs&);
+template <DType>
 void fprop_planes(const FpropArgs&);
 template <DType>
 void dgrad_planes(const DgradArgs&);

@@ -96,10 +96,20 @@ bool across_is_slower(const Problem& problem) {
 
 bool is_last(const Problem&) { return true; }
 
+// Weights are packed ahead for fprop alone: what the two other passes read changes from call to call.
+#define RESNEXT_PACKING_fprop(function, ...) function##_packed<__VA_ARGS__>, function##_pack<__VA_ARGS__>
+#define RESNEXT_PACKING_dgrad(...) nullptr, nullptr
+#define RESNEXT_PACKING_wgrad(...) nullptr, nullptr
+
 // Rows of a table: one for each type, for each number of lanes that a group may take.
-#define RESNEXT_ENTRY(pass, isa, Isa, slot, groups, dtype)                               \
-  {#pass "_direct_" groups "_" #dtype "_" #isa, why_not_direct<Isa, DType::dtype, slot>, \
-   isa::pass##_workspace<DType::dtype, slot>, isa::pass<DType::dtype, slot>, true}
+#define RESNEXT_ENTRY(pass, isa, Isa, slot, groups, dtype) \
+  {#pass "_direct_" groups "_" #dtype "_" #isa,            \
+   why_not_direct<Isa, DType::dtype, slot>,                \
+   isa::pass##_workspace<DType::dtype, slot>,              \
+   isa::pass<DType::dtype, slot>,                          \
+   true,                                                   \
+   nullptr,                                                \
+   RESNEXT_PACKING_##pass(isa::pass, DType::dtype, slot)}
 
 #define RESNEXT_ACROSS_ENTRY(pass, Args, dtype) \
   {#pass "_across_" #dtype "_avx512",           \
@@ -107,7 +117,8 @@ bool is_last(const Problem&) { return true; }
    avx512::pass##_workspace<DType::dtype, 1>,   \
    avx512::pass<DType::dtype, 1>,               \
    true,                                        \
-   across_is_slower<Args>}
+   across_is_slower<Args>,                      \
+   RESNEXT_PACKING_##pass(avx512::pass, DType::dtype, 1)}
 
 #define RESNEXT_ACROSS(pass, Args) \
   RESNEXT_ACROSS_ENTRY(pass, Args, f32), RESNEXT_ACROSS_ENTRY(pass, Args, bf16), RESNEXT_ACROSS_ENTRY(pass, Args, f16)
@@ -118,7 +129,8 @@ bool is_last(const Problem&) { return true; }
    avx512::planes_workspace<DType::dtype>, \
    avx512::pass##_planes<DType::dtype>,    \
    true,                                   \
-   planes_are_slower}
+   planes_are_slower,                      \
+   RESNEXT_PACKING_##pass(avx512::planes, DType::dtype)}
 
 #define RESNEXT_PLANES(pass) RESNEXT_PLANES_ENTRY(pass, f32), RESNEXT_PLANES_ENTRY(pass, f16)
 

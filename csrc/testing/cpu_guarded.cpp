@@ -102,6 +102,14 @@ int run(const KernelTable<Args>& table, const Problem& problem, bool at_end, con
     args.launch = {workspace.get(), threads, nullptr};
     entry.launch(args);
     ++runs;
+    if constexpr (std::is_same_v<Args, FpropArgs>)
+      if (entry.pack) {  // and with weights that were packed ahead
+        const Guarded packed(entry.packed_bytes(problem), at_end);
+        args.packed = packed.data();
+        entry.pack(args);
+        entry.launch(args);
+        ++runs;
+      }
   }
   return runs;
 }

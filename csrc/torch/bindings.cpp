@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <future>
+#include <new>
 
 #include "operator.h"
 
@@ -56,6 +57,31 @@ struct Cpu {
   }
 };
 
+// The weight as the kernel that grouped_conv2d_act picks for such a problem reads it, behind a PackedLabel; nothing if
+// that kernel packs none ahead.
+Tensor pack_weight(const Tensor& weight, const Ints& problem_shape, bool channels_last) {
+  check_device<Cpu>(weight, "weight");
+  FpropArgs args{numbered_problem(problem_shape, weight.scalar_type(), channels_last)};
+  args.problem.fused = true;
+  const ConvShape& shape = args.problem.shape;
+  check_size(weight, "weight", {shape.k, shape.c_per_group(), shape.r, shape.s});
+  std::string error;
+  const auto* entry = select(cpu::fprop_table(), args.problem, "", error);
+  STD_TORCH_CHECK(entry, error);
+  const auto bytes = [&](int64_t size) {
+    return torch::stable::empty({size}, ScalarType::Byte, std::nullopt, weight.device());
+  };
+  if (!entry->pack) return bytes(0);
+  const Tensor packed = bytes(sizeof(PackedLabel) + entry->packed_bytes(args.problem));
+  const Tensor workspace = bytes(entry->workspace_bytes(args.problem, 1));
+  auto* label = new (packed.mutable_data_ptr()) PackedLabel(entry->name, shape);
+  args.weight = weight_view(weight.const_data_ptr(), weight);
+  args.packed = label + 1;
+  args.launch = {workspace.mutable_data_ptr(), 1, nullptr};
+  entry->pack(args);
+  return packed;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY(resnext_kernels, library) {
@@ -64,7 +90,8 @@ STABLE_TORCH_LIBRARY(resnext_kernels, library) {
       "SymInt groups, *, str kernel_name=\"\") -> Tensor");
   library.def(
       "grouped_conv2d_act(Tensor input, Tensor weight, Tensor scale, Tensor shift, Tensor? residual, int[2] stride, "
-      "int[2] padding, int[2] dilation, SymInt groups, str activation, *, str kernel_name=\"\") -> Tensor");
+      "int[2] padding, int[2] dilation, SymInt groups, str activation, *, str kernel_name=\"\", Tensor? packed=None) "
+      "-> Tensor");
   library.def(
       "grouped_conv2d_grad_input(Tensor grad_output, Tensor weight, SymInt[2] input_hw, int[2] stride, "
       "int[2] padding, int[2] dilation, SymInt groups, *, str kernel_name=\"\") -> Tensor");
@@ -74,12 +101,16 @@ STABLE_TORCH_LIBRARY(resnext_kernels, library) {
   library.def(
       "grouped_conv2d_grad_weight_bias(Tensor grad_output, Tensor input, SymInt[2] kernel_hw, int[2] stride, "
       "int[2] padding, int[2] dilation, SymInt groups, *, str kernel_name=\"\") -> (Tensor, Tensor)");
+  library.def("_pack_weight(Tensor weight, int[] problem_shape, bool channels_last) -> Tensor");
   library.def("_allow_tf32() -> bool");
   library.def("_explain_cpu(str pass_name, int[] problem_shape, ScalarType dtype, bool channels_last) -> str");
   library.def("_explain_cuda(str pass_name, int[] problem_shape, ScalarType dtype, bool channels_last) -> str");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(resnext_kernels, CPU, library) { register_kernels<Cpu>(library); }
+STABLE_TORCH_LIBRARY_IMPL(resnext_kernels, CPU, library) {
+  register_kernels<Cpu>(library);
+  library.impl("_pack_weight", TORCH_BOX(&pack_weight));
+}
 
 STABLE_TORCH_LIBRARY_IMPL(resnext_kernels, CompositeExplicitAutograd, library) {
   library.impl("_explain_cpu", TORCH_BOX(&explain_problem<Cpu>));

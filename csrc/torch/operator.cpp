@@ -1,5 +1,7 @@
 #include "operator.h"
 
+#include <cstring>
+
 namespace resnext::binding {
 
 std::string text(const Ints& values) {
@@ -102,6 +104,32 @@ void check_per_channel(const Tensor& tensor, const char* argument, const Tensor&
                   torch::headeronly::toString(input.scalar_type()), ", got ",
                   torch::headeronly::toString(tensor.scalar_type()));
   check_size(tensor, argument, {channels});
+}
+
+void* checked_packed(const Tensor& packed, const PackedLabel& expected, int64_t bytes) {
+  PackedLabel label;
+  const int64_t size = int64_t(sizeof(label)) + bytes;
+  STD_TORCH_CHECK(packed.is_cpu() && packed.scalar_type() == ScalarType::Byte && packed.is_contiguous(),
+                  "expected packed to be contiguous bytes on the CPU");
+  if (packed.numel() >= int64_t(sizeof(label))) std::memcpy(&label, packed.const_data_ptr(), sizeof(label));
+  const auto same = packed.numel() == size && !std::memcmp(&label, &expected, sizeof(label));
+  const auto name = [](const PackedLabel& of) { return std::string(of.kernel, strnlen(of.kernel, sizeof(of.kernel))); };
+  const auto whose = [&](const PackedLabel& of) {
+    return "'" + name(of) + "', weight " + text({of.k, of.c_per_group}) + ", groups=" + std::to_string(of.groups);
+  };
+  STD_TORCH_CHECK(same, "expected packed to be of kernel ", whose(expected), ", got ", whose(label), ", ",
+                  packed.numel(), " bytes");
+  char* weights = static_cast<char*>(packed.mutable_data_ptr()) + sizeof(label);
+  STD_TORCH_CHECK(reinterpret_cast<uintptr_t>(weights) % 64 == 0, "expected packed to begin at a multiple of 64 bytes");
+  return weights;
+}
+
+Problem numbered_problem(const Ints& numbers, ScalarType dtype, bool channels_last) {
+  STD_TORCH_CHECK(numbers.size() == 15, "expected 15 numbers in problem_shape, got ", numbers.size());
+  const auto* v = numbers.data();
+  const ConvShape shape = checked_shape({v[0], v[1], v[2], v[3]}, {v[4], v[5], v[6], v[7]},
+                                        {{v[9], v[10]}, {v[11], v[12]}, {v[13], v[14]}, v[8]});
+  return {shape, dtype_of(dtype, "dtype"), channels_last ? Layout::nhwc : Layout::nchw};
 }
 
 std::string device_name(const Tensor& tensor) {

@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/MemoryFormat.h>
 
+#include <cstdio>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -67,8 +68,25 @@ inline Layout layout_of(const Tensor& a, const Tensor& b) {
   return is_channels_last(a) || is_channels_last(b) ? Layout::nhwc : Layout::nchw;
 }
 
+// What packed weights begin with: whose they are. A kernel must not read those of another.
+struct PackedLabel {
+  char kernel[40]{};
+  int64_t k = 0, c_per_group = 0, groups = 0;
+
+  PackedLabel() = default;
+  PackedLabel(const char* name, const ConvShape& shape)
+      : k(shape.k), c_per_group(shape.c_per_group()), groups(shape.groups) {
+    std::snprintf(kernel, sizeof(kernel), "%s", name);
+  }
+};
+static_assert(sizeof(PackedLabel) == 64);  // so that weights behind it are aligned as it is
+
+// Where the weights begin in packed ones, which have to be those of the kernel and of a weight of this size.
+void* checked_packed(const Tensor& packed, const PackedLabel& expected, int64_t bytes);
+
 template <class Device, class Args>
-void run(Args args, const std::string& kernel_name, const Tensor& like) {
+void run(Args args, const std::string& kernel_name, const Tensor& like,
+         const std::optional<Tensor>& packed = std::nullopt) {
   const auto& table = Device::table(&args);
   args.problem.alignment = alignment_of(args);
   args.problem.architecture = Device::architecture(like.get_device_index());
@@ -76,6 +94,12 @@ void run(Args args, const std::string& kernel_name, const Tensor& like) {
   std::string error;
   const auto* entry = select(table, args.problem, kernel_name, error);
   STD_TORCH_CHECK(entry, error);
+  if constexpr (requires { args.packed; })
+    if (packed) {
+      STD_TORCH_CHECK(entry->pack, "expected packed to be None for kernel '", entry->name,
+                      "', which packs no weights ahead");
+      args.packed = checked_packed(*packed, {entry->name, args.problem.shape}, entry->packed_bytes(args.problem));
+    }
   Device::launch(*entry, args, like);
 }
 
@@ -89,7 +113,8 @@ void check_device(const Tensor& tensor, const char* argument) {
 // The output of a convolution whose arguments are checked. `bias` has to be dense.
 template <class Device>
 Tensor fprop(const ConvShape& shape, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
-             const std::string& kernel_name, const std::optional<Fused>& fused = std::nullopt) {
+             const std::string& kernel_name, const std::optional<Fused>& fused = std::nullopt,
+             const std::optional<Tensor>& packed = std::nullopt) {
   const Layout layout = layout_of(input, weight);
   const Problem problem{shape, dtype_of(input.scalar_type(), "input"), layout, 16, fused.has_value()};
   Tensor output = new_output(input, {shape.n, shape.k, shape.p(), shape.q()}, layout);
@@ -108,7 +133,7 @@ Tensor fprop(const ConvShape& shape, const Tensor& input, const Tensor& weight, 
   if (fused)
     args.epilogue = {fused->scale.const_data_ptr(), fused->shift.const_data_ptr(),
                      adds ? residual.const_data_ptr() : nullptr, fused->relu};
-  run<Device>(args, kernel_name, input);
+  run<Device>(args, kernel_name, input, packed);
   return output;
 }
 
@@ -133,7 +158,7 @@ template <class Device>
 Tensor grouped_conv2d_act(const Tensor& input, const Tensor& weight, const Tensor& scale, const Tensor& shift,
                           const std::optional<Tensor>& residual, const Ints& stride, const Ints& padding,
                           const Ints& dilation, int64_t groups, const std::string& activation,
-                          const std::string& kernel_name) {
+                          const std::string& kernel_name, const std::optional<Tensor>& packed) {
   check_device<Device>(input, "input");
   const ConvShape shape = checked_shape(sizes(input), sizes(weight), {stride, padding, dilation, groups});
   check_operand(weight, "weight", input, "input");
@@ -146,7 +171,7 @@ Tensor grouped_conv2d_act(const Tensor& input, const Tensor& weight, const Tenso
   STD_TORCH_CHECK(activation == "relu" || activation == "none", "expected activation to be 'relu' or 'none', got '",
                   activation, "'");
   const Fused fused{torch::stable::contiguous(scale), torch::stable::contiguous(shift), residual, activation == "relu"};
-  return fprop<Device>(shape, input, weight, std::nullopt, kernel_name, fused);
+  return fprop<Device>(shape, input, weight, std::nullopt, kernel_name, fused, packed);
 }
 
 template <class Device>
@@ -235,15 +260,13 @@ std::tuple<Tensor, Tensor> grouped_conv2d_grad_weight_bias(const Tensor& grad_ou
   return {weight, *bias};
 }
 
+// A problem in numbers: input size, weight size, groups, then stride, padding and dilation as pairs.
+Problem numbered_problem(const Ints& numbers, ScalarType dtype, bool channels_last);
+
 // One line per table entry: its name, a tab, and why it does not take the problem (nothing if it does).
-// problem_shape: input size, weight size, groups, then stride, padding and dilation as pairs.
 template <class Device>
 std::string explain_problem(const std::string& pass, const Ints& problem_shape, ScalarType dtype, bool channels_last) {
-  STD_TORCH_CHECK(problem_shape.size() == 15, "expected 15 numbers in problem_shape, got ", problem_shape.size());
-  const auto* v = problem_shape.data();
-  const ConvShape shape = checked_shape({v[0], v[1], v[2], v[3]}, {v[4], v[5], v[6], v[7]},
-                                        {{v[9], v[10]}, {v[11], v[12]}, {v[13], v[14]}, v[8]});
-  Problem problem{shape, dtype_of(dtype, "dtype"), channels_last ? Layout::nhwc : Layout::nchw};
+  Problem problem = numbered_problem(problem_shape, dtype, channels_last);
   problem.architecture = Device::architecture(-1);
   problem.allow_tf32 = Device::allow_tf32(problem.dtype);
   problem.fused = pass == "fprop_act";
