@@ -199,8 +199,27 @@ def _scale_and_shift(conv: GroupedConv2d, norm: nn.BatchNorm2d | None) -> tuple[
     return scale.to(kept), shift.to(kept)
 
 
+class _Proxy(fx.Proxy):
+    """Writes `x += y` down as what it is, not as an addition into fresh memory."""
+
+    def __iadd__(self, other):
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+    def __isub__(self, other):
+        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
+
+    def __imul__(self, other):
+        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
+
+    def __itruediv__(self, other):
+        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
+
+
 class _Tracer(fx.Tracer):
     """Leaves this package's convolutions whole, as nn.Conv2d is."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         ours = isinstance(module, (GroupedConv2d, FusedGroupedConv2d, FusedConv2d))
