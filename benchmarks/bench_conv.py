@@ -13,8 +13,9 @@ count; a ratio above 1 means that ours is faster.
 "Ours" is what a user gets: where `explain` says that PyTorch's own convolution runs, both rivals are the same (the
 column "kernel" says PyTorch), unless --own asks for this package's kernel all the same.
 
---peers adds forward calls of torch.compile with frozen weights, and of ONNX Runtime (with onnx) and OpenVINO, these two
-in float32 NCHW; install what you name. They take turns with the two rivals in the same process.
+--peers adds forward calls with weights that are packed ahead: of torch.compile with frozen weights, of this package's
+FusedGroupedConv2d ("packed"), and of ONNX Runtime (with onnx) and OpenVINO, these two in float32 NCHW; install what you
+name. They take turns with the two rivals in the same process.
 
 "% limit" compares with what the machine was seen to do in the same run: the time of a copy of as many bytes as the pass
 moves or, if that is longer, that of as many operations in PyTorch's product of two large matrices of the same dtype.
@@ -39,7 +40,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from resnext_kernels import problems
+from resnext_kernels import FusedGroupedConv2d, convert, problems
 from resnext_kernels.bench import FEWEST_CALLS, interleave, rivals
 
 LAYOUTS = {"NHWC": torch.channels_last, "NCHW": torch.contiguous_format}
@@ -131,15 +132,28 @@ def in_openvino(convolution: torch.nn.Conv2d, input: torch.Tensor, threads: int)
     return lambda: compiled(array)
 
 
-PEERS = {"compile": compiled_by_torch, "onnxruntime": in_onnxruntime, "openvino": in_openvino}
+def with_packed_weights(convolution: torch.nn.Conv2d, input: torch.Tensor, threads: int) -> Callable:
+    """A call of this package's module for inference."""
+    convert(convolution)
+    module = FusedGroupedConv2d(convolution, None, "none")
+    return lambda: module(input)
+
+
+PEERS = {
+    "compile": compiled_by_torch,
+    "onnxruntime": in_onnxruntime,
+    "openvino": in_openvino,
+    "packed": with_packed_weights,  # last: it changes the convolution's class
+}
 
 
 def peer_calls(
     names: list[str], problem: problems.Problem, op: str, layout: str, dtype: torch.dtype, threads: int
 ) -> dict[str, Callable]:
     """Calls without arguments of those peers that have this pass, layout and dtype."""
-    suits = lambda name: op == "fprop" and (name == "compile" or (layout, dtype) == ("NCHW", torch.float32))  # noqa: E731
-    names = [name for name in names if suits(name)]
+    every = ("compile", "packed")  # layout and dtype
+    suits = lambda name: op == "fprop" and (name in every or (layout, dtype) == ("NCHW", torch.float32))  # noqa: E731
+    names = [name for name in PEERS if name in names and suits(name)]
     if not names:
         return {}
     convolution = torch.nn.Conv2d(

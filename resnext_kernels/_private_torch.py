@@ -13,7 +13,7 @@ from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction as SingleLevelFunction
 
 __all__ = ["SingleLevelFunction", "apply_single_level", "call_below_autograd", "transformed"]
-__all__ += ["onednn_conv2d", "onednn_serves"]
+__all__ += ["onednn_conv2d", "onednn_pack", "onednn_serves", "watched"]
 
 
 def apply_single_level(function: type[SingleLevelFunction], *args):
@@ -41,24 +41,41 @@ def transformed() -> bool:
     return functorch_active() or forward_ad._current_level >= 0
 
 
+def watched() -> bool:
+    """Whether something compiles, traces, transforms, counts or replaces the operators that are called now."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # asked first: what compiles knows not all that follows
+        return True
+    return transformed() or _len_torch_dispatch_stack() > 0
+
+
 def onednn_serves(*tensors: Tensor) -> bool:
     """Whether onednn_conv2d takes the tensors, and nothing has to see the operators that it stands for.
 
-    It has no derivatives and no batching rule, and what compiles, exports or counts operators does not know it. Of the
-    other types it takes bfloat16 and float16 in some cases, in contiguous without an addition.
+    It has no derivatives and no batching rule, and what compiles, exports or counts operators does not know it. A sum
+    of bfloat16 needs packed weights.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # asked first: what compiles knows not all that follows
+    if watched() or not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
         return False
-    if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
-        return False
+    dtype = tensors[0].dtype
     for tensor in tensors:
-        if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or tensor.layout != torch.strided:
+        if tensor.device.type != "cpu" or tensor.dtype != dtype or tensor.layout != torch.strided:
             return False
-    return not (transformed() or torch.is_autocast_enabled("cpu") or _len_torch_dispatch_stack() > 0)
+    if torch.is_autocast_enabled("cpu"):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def onednn_pack(weight: Tensor, stride, padding, dilation, groups, input_size) -> Tensor:
+    """The weight in the order in which oneDNN reads it for inputs of this size; with others it is right, but slower."""
+    pack = torch.ops.mkldnn._reorder_convolution_weight
+    return pack(weight, padding, stride, dilation, groups, input_size)
 
 
 def onednn_conv2d(input, weight, bias, stride, padding, dilation, groups, residual, activation: str) -> Tensor:
-    """activation(conv2d(input) + residual) by oneDNN, in conv2d's memory format; activation is "relu" or "none"."""
+    """activation(conv2d(input) + residual) by oneDNN; activation is "relu" or "none".
+
+    In conv2d's memory format, or in channels_last if the weight is packed.
+    """
     geometry = (padding, stride, dilation, groups)
     if residual is None:
         return torch.ops.mkldnn._convolution_pointwise(input, weight, bias, *geometry, activation, [], "")

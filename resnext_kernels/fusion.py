@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import operator
 
 import torch
@@ -12,6 +13,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from . import _ops, _private_torch
+from ._formats import free_formats
+from ._packed import PackedWeight
 from .functional import as_numbers, autocast_operands, grouped_conv2d, why_pytorch
 from .module import GroupedConv2d
 
@@ -59,6 +62,14 @@ def grouped_conv2d_act(
         ValueError: unknown activation.
 
     """
+    arguments = (input, weight, scale, shift, residual, activation, stride, padding, dilation, groups)
+    return _grouped_conv2d_act(*arguments, kernel, None)
+
+
+def _grouped_conv2d_act(
+    input, weight, scale, shift, residual, activation, stride, padding, dilation, groups, kernel, packed_weight
+) -> Tensor:
+    """grouped_conv2d_act, with a PackedWeight for the packed forms of the weight, or None."""
     tensors = (input, weight, scale, shift, residual)
     arguments = (*tensors, activation, stride, padding, dilation, groups)
     if has_torch_function_variadic(*tensors):
@@ -79,8 +90,23 @@ def grouped_conv2d_act(
     if unbatched:
         input, residual = input.unsqueeze(0), None if residual is None else residual.unsqueeze(0)
     geometry = (stride, padding, dilation, groups)
-    output = _ops.ACT(input, weight, scale, shift, residual, *geometry, activation, kernel_name=kernel)
+    packed = packed_weight and _packed_form(packed_weight, input, weight, *geometry)
+    output = _ops.ACT(input, weight, scale, shift, residual, *geometry, activation, kernel_name=kernel, packed=packed)
     return output.squeeze(0) if unbatched else output
+
+
+def _packed_form(packed_weight: PackedWeight, input, weight, stride, padding, dilation, groups) -> Tensor | None:
+    """The weight as the kernel of this problem reads it; None where it packs it in each call."""
+    fewest = 8192  # are packed in the time that it takes to see whether they are those of the last call
+    if weight.numel() < fewest or not input.is_cpu or _private_torch.watched():
+        return None
+
+    def pack() -> Tensor:
+        problem = [*input.shape, *weight.shape, groups, *stride, *padding, *dilation]
+        return _ops.PACK(weight, problem, _ops.is_channels_last(input) or _ops.is_channels_last(weight))
+
+    packed = packed_weight.form(weight, (input.shape, input.stride(), input.dtype), pack)
+    return None if packed is None or packed.numel() == 0 else packed
 
 
 def _step_by_step(input, weight, scale, shift, residual, activation, *arguments) -> Tensor:
@@ -94,6 +120,8 @@ def _step_by_step(input, weight, scale, shift, residual, activation, *arguments)
 
 class FusedGroupedConv2d(nn.Module):
     """A grouped convolution in eval mode with the batch norm and the ReLU that follow it, as `fuse` makes it.
+
+    On the CPU it keeps its weight packed, see `fuse`.
 
     Args:
         conv: the convolution; its weight is shared, not copied.
@@ -112,12 +140,18 @@ class FusedGroupedConv2d(nn.Module):
         scale, shift = _scale_and_shift(conv, norm)
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
+        self._packed = PackedWeight()
+
+    def _apply(self, fn, recurse: bool = True):
+        self._packed.clear()
+        return super()._apply(fn, recurse)
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """activation(norm(conv(input)) + residual)."""
         sums = torch.float64 if input.dtype == torch.float64 else torch.float32  # the model may have been cast
         scale, shift = self.scale.to(sums), self.shift.to(sums)
-        return grouped_conv2d_act(input, self.weight, scale, shift, residual, self.activation, *self.geometry)
+        arguments = (input, self.weight, scale, shift, residual, self.activation, *self.geometry)
+        return _grouped_conv2d_act(*arguments, "", self._packed)
 
     def extra_repr(self) -> str:
         """The weight's size, geometry and activation."""
@@ -127,12 +161,15 @@ class FusedGroupedConv2d(nn.Module):
 class FusedConv2d(nn.Module):
     """Any other convolution with the addition and the ReLU that follow it, as `fuse` makes it.
 
-    float32 on the CPU is one call of oneDNN. Other types, other devices, and what has to be differentiated or compiled,
-    are computed step by step.
+    float32 on the CPU is one call of oneDNN, and so is bfloat16 where the CPU has it, with a weight that is kept packed
+    (see `fuse`). Other types, other devices, and what has to be differentiated or compiled, are computed step by step.
 
     Args:
         conv: the convolution, with zero padding; its weight and bias are shared, not copied.
         activation: "relu" or "none".
+
+    Attributes:
+        free_format: whether the output may be channels_last even if input and weight are not, which is faster.
 
     Shape:
         input (N, C, H, W) or (C, H, W), output (N, K, P, Q) or (K, P, Q), as the convolution's.
@@ -145,15 +182,32 @@ class FusedConv2d(nn.Module):
         self.weight = nn.Parameter(conv.weight.detach(), requires_grad=False)
         bias = None if conv.bias is None else nn.Parameter(conv.bias.detach(), requires_grad=False)
         self.register_parameter("bias", bias)
+        self.free_format = False
+        self._packed = PackedWeight()
+
+    def _apply(self, fn, recurse: bool = True):
+        self._packed.clear()
+        return super()._apply(fn, recurse)
 
     def forward(self, input: Tensor, residual: Tensor | float | None = None) -> Tensor:
         """activation(conv(input) + residual)."""
         if self._is_one_call(input, residual):
-            call = (input, self.weight, self.bias, *self.geometry, residual, self.activation)
-            return _private_torch.onednn_conv2d(*call)
+            weight = self._best_weight(input)
+            if weight is not self.weight or input.dtype == torch.float32:
+                call = (input, weight, self.bias, *self.geometry, residual, self.activation)
+                return _private_torch.onednn_conv2d(*call)
         output = F.conv2d(input, self.weight, self.bias, *self.geometry)
         output = output if residual is None else output + residual
         return output.relu_() if self.activation == "relu" else output
+
+    def _best_weight(self, input: Tensor) -> Tensor:
+        """The weight, packed where the result will be, or may be, channels_last."""
+        weight = self.weight
+        if not (self.free_format or _ops.is_channels_last(input) or _ops.is_channels_last(weight)):
+            return weight
+        pack = lambda: _private_torch.onednn_pack(weight, *self.geometry, list(input.shape))  # noqa: E731
+        packed = self._packed.form(weight, None, pack)
+        return weight if packed is None else packed
 
     def _is_one_call(self, input, residual) -> bool:
         """Whether oneDNN takes these tensors, and nothing has to see the single steps."""
@@ -163,19 +217,24 @@ class FusedConv2d(nn.Module):
         recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*given, self.weight))
         if recorded or input.dim() != 4 or not _private_torch.onednn_serves(self.weight, *given):
             return False
-        stride, padding, dilation, groups = self.geometry
-        if isinstance(padding, str) or input.shape[1] != self.weight.shape[1] * groups:
-            return False
-        window = [d * (k - 1) + 1 for d, k in zip(dilation, self.weight.shape[2:], strict=True)]
-        spare = [x + 2 * p - k for x, p, k in zip(input.shape[2:], padding, window, strict=True)]
-        if min(spare) < 0 or input.numel() == 0:
-            return False
-        size = (input.shape[0], self.weight.shape[0], *(x // s + 1 for x, s in zip(spare, stride, strict=True)))
-        return residual is None or residual.shape == size
+        size = _output_size(input.shape, self.weight.shape, *self.geometry)
+        return size is not None and (residual is None or residual.shape == size)
 
     def extra_repr(self) -> str:
         """The weight's size, geometry and activation."""
         return _fused_repr(self)
+
+
+@functools.lru_cache(1024)
+def _output_size(input, weight, stride, padding, dilation, groups) -> tuple[int, ...] | None:
+    """The output's size, from sizes; None if there is none, or nothing in it."""
+    if isinstance(padding, str) or input[1] != weight[1] * groups or 0 in input:
+        return None
+    window = [d * (k - 1) + 1 for d, k in zip(dilation, weight[2:], strict=True)]
+    spare = [x + 2 * p - k for x, p, k in zip(input[2:], padding, window, strict=True)]
+    if min(spare) < 0:
+        return None
+    return (input[0], weight[0], *(x // s + 1 for x, s in zip(spare, stride, strict=True)))
 
 
 def _fused_repr(module: FusedGroupedConv2d | FusedConv2d) -> str:
@@ -242,8 +301,13 @@ def fuse(model: nn.Module) -> fx.GraphModule:
 
     A grouped convolution of this package (GroupedConv2d, see `convert`) takes in a batch norm and a ReLU and becomes a
     FusedGroupedConv2d. The weights of any other nn.Conv2d take in its batch norm; with an addition (the end of a
-    residual block) or a ReLU behind it, it becomes a FusedConv2d. Where a result is used otherwise as well, nothing is
-    fused. Outputs agree to rounding.
+    residual block) and a ReLU behind it, if there are any, it becomes a FusedConv2d. Where a result is used otherwise
+    as well, nothing is fused. Outputs agree to rounding and have the memory format that they have without; between
+    convolutions, a model in contiguous computes in channels_last where that makes no difference.
+
+    Weights are packed for the CPU when they are first used, which doubles their memory, and again when they have
+    changed. A change is told by the tensor's version, as autograd tells it: what is written through `.data`, numpy or
+    another process is not seen.
 
     Args:
         model: a module in eval mode that torch.fx can trace.
@@ -273,6 +337,7 @@ def fuse(model: nn.Module) -> fx.GraphModule:
         conv = modules.get(node.target) if node.op == "call_module" else None
         if type(conv) in (nn.Conv2d, GroupedConv2d) and calls.count(node.target) == 1:
             model.set_submodule(node.target, _take_in(node, conv, modules))
+    free_formats(graph, dict(model.named_modules()), (FusedConv2d, FusedGroupedConv2d))
     fused = fx.GraphModule(model, graph)
     fused.delete_all_unused_submodules()
     return fused.eval()
@@ -295,7 +360,7 @@ def _take_in(node: fx.Node, conv: nn.Conv2d, modules: dict[str, nn.Module]) -> n
     if zeros and after is not None and _is_relu(after, modules):
         activation = "relu"
         taken.append(after)
-    if len(taken) == 1:
+    if len(taken) == 1 and (grouped or not zeros):
         return conv
     with node.graph.inserting_before(place):
         kwargs = node.kwargs if residual is None else {**node.kwargs, "residual": residual}
@@ -306,7 +371,7 @@ def _take_in(node: fx.Node, conv: nn.Conv2d, modules: dict[str, nn.Module]) -> n
     if grouped:
         return FusedGroupedConv2d(conv, norm, activation)
     folded = conv if norm is None else fuse_conv_bn_eval(conv, norm)
-    return folded if residual is None and activation == "none" else FusedConv2d(folded, activation)
+    return FusedConv2d(folded, activation) if zeros else folded
 
 
 def _residual(taken: list[fx.Node], addition: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:

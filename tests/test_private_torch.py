@@ -24,3 +24,5 @@ def test_private_name_exists(module, name):
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 def test_private_operators_exist():
     assert {"default", "binary"} <= set(torch.ops.mkldnn._convolution_pointwise.overloads())
+    for name in ("_reorder_convolution_weight", "_is_mkldnn_bf16_supported"):
+        assert getattr(torch.ops.mkldnn, name).overloads() == ["default"]
