@@ -1,6 +1,6 @@
 #pragma once
 #include "direct_entries.h"
-#include "direct_layouts.h"
+#include "direct_passes.h"
 #include "direct_wgrad.h"
 
 namespace resnext::cpu {

@@ -3,8 +3,8 @@
 
 #include <algorithm>
 
-#include "direct_layouts.h"
 #include "direct_pack.h"
+#include "direct_passes.h"
 #include "direct_wgrad_pairs.h"
 #include "direct_wgrad_sums.h"
 

@@ -1,6 +1,6 @@
 // The kernels of planes.h for AVX-512; the build compiles this file for it by its name.
-#include "planes.h"
 #include "planes_entries.h"
+#include "planes_passes.h"
 
 #define RESNEXT_PLANES_ENTRY(Stored, dtype)                                                                    \
   template <>                                                                                                  \
