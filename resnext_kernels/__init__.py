@@ -2,7 +2,8 @@
 
 from ._ops import ResNeXtKernelsWarning
 from .functional import Explanation, GroupedConv2dFunction, explain, grouped_conv2d
-from .fusion import FusedConv2d, FusedGroupedConv2d, fuse, grouped_conv2d_act
+from .fusion import fuse
+from .inference import FusedConv2d, FusedGroupedConv2d, grouped_conv2d_act
 from .module import ConversionReport, GroupedConv2d, LazyGroupedConv2d, convert
 from .weights import export_weights, load_weights
 
