@@ -270,6 +270,22 @@ def cpu_name() -> str:
     return names[0] if names else platform.processor()
 
 
+def about_this_run(threads: int) -> dict:
+    """What has to be known of a run: machine, versions, and how busy it is."""
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    about = {"cpu": cpu_name(), "threads": threads, "torch": torch.__version__, "commit": commit}
+    return {**about, "load": f"{os.getloadavg()[0]:.1f}"}
+
+
+def write(rows: list[dict], about: dict, path: Path) -> None:
+    """Writes the rows as CSV, with what is known of the run in each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)) + list(about))
+        writer.writeheader()
+        writer.writerows({**row, **about} for row in rows)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -287,9 +303,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     console = Console(width=150)
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
-    about = {"cpu": cpu_name(), "threads": arguments.threads, "torch": torch.__version__, "commit": commit}
-    about["load"] = f"{os.getloadavg()[0]:.1f}"
+    about = about_this_run(arguments.threads)
     console.print(
         f"{arguments.network}, {' and '.join(arguments.dtype)}: " + ", ".join(f"{k} {v}" for k, v in about.items())
     )
@@ -297,11 +311,7 @@ def main() -> None:
         rows = list(measure(arguments, progress))
     show(rows, console)
     if arguments.csv:
-        arguments.csv.parent.mkdir(parents=True, exist_ok=True)
-        with arguments.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)) + list(about))
-            writer.writeheader()
-            writer.writerows({**row, **about} for row in rows)
+        write(rows, about, arguments.csv)
         console.print(f"wrote {arguments.csv}")
 
 

@@ -1,10 +1,10 @@
-"""Draws what bench_conv.py measured, and writes README's table of it.
+"""Draws what bench_conv.py measured, and writes README's tables.
 
-    python benchmarks/plot.py benchmarks/results/FILE.csv ... [--readme README.md]
+    python benchmarks/plot.py benchmarks/results/FILE.csv ... [--networks FILE.csv] [--readme README.md]
 
 Beside the first file: `speedup.png`, each layer's ratio by pass and layout, and `roofline.png`, its operations a second
 over the operations for each byte that it has to move. With --readme, the geometric means and the worst layers replace
-what stands between the two markers of that file.
+what stands between two markers of that file, and what bench_network.py measured between two others.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 PASSES = {"fprop": "forward", "dgrad": "input gradient", "wgrad": "weight gradient"}
 LAYOUTS = {"NHWC": "channels_last", "NCHW": "contiguous"}
-BEGIN, END = "<!-- speed: written by benchmarks/plot.py -->", "<!-- end of speed -->"
+WRITTEN = "written by benchmarks/plot.py"
+MARKERS = {name: (f"<!-- {name}: {WRITTEN} -->", f"<!-- end of {name} -->") for name in ("speed", "networks")}
 
 
 def read(paths: list[Path]) -> list[dict]:
@@ -92,23 +93,54 @@ def table(rows: list[dict]) -> str:
             ratios = [float(row["ratio"]) for row in found]
             cells.append(f"{geometric_mean(ratios):.2f} ({min(ratios):.2f})" if ratios else "-")
         lines.append(f"| {LAYOUTS[layout]} | {PASSES[op]} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", origin(rows)])
+
+
+def origin(rows: list[dict]) -> str:
+    """Where the rows come from, in a line."""
     about = rows[0]
-    lines += ["", f"{about['cpu']}, {about['threads']} thread(s), torch {about['torch']}, commit {about['commit']}."]
-    return "\n".join(lines)
+    return f"{about['cpu']}, {about['threads']} thread(s), torch {about['torch']}, commit {about['commit']}."
+
+
+def network_table(rows: list[dict]) -> str:
+    """Times of torchvision's ResNeXt-50 over ours in Markdown."""
+    columns = list(dict.fromkeys((row["dtype"], row["batch"]) for row in rows))
+    heads = [f"{dtype}, {batch} image{'' if batch == '1' else 's'}" for dtype, batch in columns]
+    lines = ["| ResNeXt-50 32x4d | memory format | " + " | ".join(heads) + " |", "| --- " * (2 + len(columns)) + "|"]
+    kinds = {"inference, `convert`": ("infer", "converted"), "inference, `convert` and `fuse`": ("infer", "fused")}
+    kinds["training step, `convert`"] = ("train", "converted")
+    for title, (mode, name) in kinds.items():
+        for layout in dict.fromkeys(row["layout"] for row in rows):
+            cells = []
+            for dtype, batch in columns:
+                found = select(rows, dtype=dtype, batch=batch, layout=layout, mode=mode, network=f"ResNeXt-50, {name}")
+                cells.append(f"{float(found[0]['ratio']):.2f} ({float(found[0]['ms']):.0f} ms)" if found else "-")
+            lines.append(f"| {title} | {layout} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", origin(rows)])
+
+
+def replace(path: Path, name: str, text: str) -> None:
+    """Puts a text between two markers of a file."""
+    begin, end = MARKERS[name]
+    before, rest = path.read_text().split(begin)
+    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.split(end)[1]}")
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("csv", type=Path, nargs="+")
+    parser.add_argument("csv", type=Path, nargs="*", help="files of bench_conv.py")
+    parser.add_argument("--networks", type=Path, nargs="*", default=[], help="files of bench_network.py")
     parser.add_argument("--readme", type=Path)
     arguments = parser.parse_args()
-    rows = read(arguments.csv)
-    draw_speedups(rows, arguments.csv[0].parent / "speedup.png")
-    draw_roofline(rows, arguments.csv[0].parent / "roofline.png")
-    if arguments.readme:
-        before, rest = arguments.readme.read_text().split(BEGIN)
-        arguments.readme.write_text(f"{before}{BEGIN}\n\n{table(rows)}\n\n{END}{rest.split(END)[1]}")
+    if arguments.csv:
+        rows = read(arguments.csv)
+        draw_speedups(rows, arguments.csv[0].parent / "speedup.png")
+        draw_roofline(rows, arguments.csv[0].parent / "roofline.png")
+        if arguments.readme:
+            replace(arguments.readme, "speed", table(rows))
+    if arguments.networks and arguments.readme:
+        replace(arguments.readme, "networks", network_table(read(arguments.networks)))
 
 
 if __name__ == "__main__":
