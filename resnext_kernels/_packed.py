@@ -44,6 +44,11 @@ class PackedWeight:
         """Frees what is held."""
         self._forms = None
 
+    def known(self, weight: Tensor, key: Hashable) -> Tensor | None:
+        """What was packed for `key`, if anything was and the weight has not changed since."""
+        forms = self._forms
+        return forms.packed.get(key) if forms is not None and forms.are_of(weight) else None
+
     def form(self, weight: Tensor, key: Hashable, pack: Callable[[], Tensor]) -> Tensor | None:
         """What `pack` makes of the weight for `key`; None if nobody could tell when the weight changes."""
         if type(weight) not in (Tensor, nn.Parameter) or weight.is_inference():

@@ -86,23 +86,31 @@ def _grouped_conv2d_act(
     if unbatched:
         input, residual = input.unsqueeze(0), None if residual is None else residual.unsqueeze(0)
     geometry = (stride, padding, dilation, groups)
-    packed = packed_weight and _packed_form(packed_weight, input, weight, *geometry)
-    output = _ops.ACT(input, weight, scale, shift, residual, *geometry, activation, kernel_name=kernel, packed=packed)
+    if packed_weight is not None and not unbatched and input.is_cpu and not _private_torch.watched():
+        _pack(packed_weight, input, weight, *geometry)
+    output = _ops.ACT(input, weight, scale, shift, residual, *geometry, activation, kernel_name=kernel)
     return output.squeeze(0) if unbatched else output
 
 
-def _packed_form(packed_weight: PackedWeight, input, weight, stride, padding, dilation, groups) -> Tensor | None:
-    """The weight as the kernel of this problem reads it; None where it packs it in each call."""
-    fewest = 8192  # are packed in the time that it takes to see whether they are those of the last call
-    if weight.numel() < fewest or not input.is_cpu or _private_torch.watched():
-        return None
+def _problem_of(input: Tensor) -> tuple:
+    """All that tells one problem of a module from another."""
+    return input.shape, input.stride(), input.dtype
+
+
+def _pack(packed_weight: PackedWeight, input, weight, stride, padding, dilation, groups) -> None:
+    """Packs the weight for the next call with such an input; as nothing where the kernel may as well pack it itself."""
+    few, many = (
+        8192,
+        1 << 19,
+    )  # are packed in no time; come from memory in any case, which packing asks for in good time
 
     def pack() -> Tensor:
+        if not few <= weight.numel() <= many:
+            return torch.empty(0, dtype=torch.uint8)
         problem = [*input.shape, *weight.shape, groups, *stride, *padding, *dilation]
         return _ops.PACK(weight, problem, _ops.is_channels_last(input) or _ops.is_channels_last(weight))
 
-    packed = packed_weight.form(weight, (input.shape, input.stride(), input.dtype), pack)
-    return None if packed is None or packed.numel() == 0 else packed
+    packed_weight.form(weight, _problem_of(input), pack)
 
 
 def _step_by_step(input, weight, scale, shift, residual, activation, *arguments) -> Tensor:
@@ -144,10 +152,27 @@ class FusedGroupedConv2d(nn.Module):
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """activation(norm(conv(input)) + residual)."""
+        if (packed := self._packed_before(input, residual)) is not None:
+            operands = (input, self.weight, self.scale.float(), self.shift.float(), residual)
+            packed = packed if packed.numel() else None
+            return _ops.ACT(*operands, *self.geometry, self.activation, packed=packed)
         sums = torch.float64 if input.dtype == torch.float64 else torch.float32  # the model may have been cast
         scale, shift = self.scale.to(sums), self.shift.to(sums)
         arguments = (input, self.weight, scale, shift, residual, self.activation, *self.geometry)
         return _grouped_conv2d_act(*arguments, "", self._packed)
+
+    def _packed_before(self, input, residual) -> Tensor | None:
+        """What an earlier call with such an input packed; None unless all that led there is as it was."""
+        weight = self.weight
+        for tensor in (input,) if residual is None else (input, residual):
+            plain = type(tensor) is Tensor and tensor.is_cpu and tensor.layout is torch.strided
+            if not plain or (tensor.requires_grad and torch.is_grad_enabled()):
+                return None
+        if type(self.geometry[1]) is str or (weight.requires_grad and torch.is_grad_enabled()):
+            return None
+        if _private_torch.watched() or torch.is_autocast_enabled("cpu"):
+            return None
+        return self._packed.known(weight, _problem_of(input))
 
     def extra_repr(self) -> str:
         """The weight's size, geometry and activation."""
