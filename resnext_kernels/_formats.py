@@ -21,11 +21,16 @@ _MODULES = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAv
 _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.LeakyReLU, nn.ELU)
 _FUNCTIONS = (operator.add, operator.sub, operator.mul, operator.truediv, torch.add, torch.sub, torch.mul, torch.div)
 _FUNCTIONS += (torch.relu, F.relu, F.relu6, F.silu, F.gelu, F.hardswish, F.hardsigmoid, torch.sigmoid, F.sigmoid)
-_FUNCTIONS += (F.batch_norm, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean, torch.cat)
+_FUNCTIONS += (F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean, torch.cat)
 _METHODS = ("add", "sub", "mul", "div", "relu", "sigmoid", "mean")
 # The same in the memory of their first operand.
 _IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, torch.relu_, F.relu_)
 _IN_PLACE += ("add_", "sub_", "mul_", "div_", "relu_")
+_FUNCTIONS += _IN_PLACE
+_METHODS += _IN_PLACE
+# What they return is their input.
+_PASSING_ON = (nn.Dropout, nn.Dropout2d)
+MANY = 7  # operands, of which one may say that max_pool2d is to return indices
 # What they say of a tensor does not depend on its memory format.
 _DESCRIPTIONS = ("size", "dim", "numel", "ndimension")
 _ATTRIBUTES = ("shape", "ndim", "dtype", "device", "requires_grad")
@@ -53,29 +58,37 @@ def free_formats(graph: fx.Graph, modules: dict[str, nn.Module], fused: tuple[ty
         module = modules[node.target] if node.op == "call_module" else None
         sources = [source for source in node.all_input_nodes if source.op != "get_attr"]
         origins = {decides.get(source, source) for source in sources}
-        if not _is_indifferent(node, module, fused) or len(origins) != 1:
+        indifferent = _is_indifferent(node, module, fused) and len(origins) == 1
+        pays = any(
+            user.op == "output" or user.target is in_format_of or _is_indifferent(user, modules.get(user.target), fused)
+            for user in node.users
+        )
+        chooses = indifferent and pays and hasattr(module, "free_format")
+        if hasattr(module, "free_format"):
+            module.free_format = chooses
+        if not indifferent:
             _give_back([source for source in sources if source in chosen], node, decides)
             continue
         decides[node] = None if _has_channels_last_weight(module) else origins.pop()
-        chooses = hasattr(module, "free_format") and any(
-            user.op == "output" or _is_indifferent(user, modules.get(user.target), fused) for user in node.users
-        )
         if decides[node] is not None and (chooses or any(source in chosen for source in sources)):
             chosen.append(node)
-        if chooses:
-            module.free_format = True
 
 
 def _is_indifferent(node: fx.Node, module: nn.Module | None, fused: tuple[type, ...]) -> bool:
+    """Whether what a node does with its operands is the same in either format."""
+    if node.kwargs.get("out") is not None or node.kwargs.get("return_indices") or not node.all_input_nodes:
+        return False
+    first = node.all_input_nodes[0]
+    in_place = node.target in _IN_PLACE or node.kwargs.get("inplace") or getattr(module, "inplace", False)
+    its_own = len(first.users) == 1 and node.args[:1] == (first,)
+    if (in_place or isinstance(module, _PASSING_ON)) and not its_own:
+        return False  # others have the memory that the result lies in
     if node.op == "call_module":
-        if isinstance(module, (nn.Dropout, nn.Dropout2d)) or getattr(module, "inplace", False):
-            return isinstance(module, (nn.Dropout, nn.Dropout2d, *_ACTIVATIONS)) and len(node.args[0].users) == 1
-        return isinstance(module, (*fused, *_MODULES, *_ACTIVATIONS))
-    if node.kwargs.get("inplace") or node.target in _IN_PLACE:
-        return len(node.all_input_nodes[0].users) == 1 and node.all_input_nodes[0] is node.args[0]
+        indices = getattr(module, "return_indices", False)
+        return isinstance(module, (*fused, *_PASSING_ON, *_MODULES, *_ACTIVATIONS)) and not indices
     if node.op == "call_method":
-        return node.target in _METHODS and "out" not in node.kwargs
-    return node.op == "call_function" and node.target in _FUNCTIONS and "out" not in node.kwargs
+        return node.target in _METHODS
+    return node.op == "call_function" and node.target in _FUNCTIONS and len(node.args) < MANY
 
 
 def _has_channels_last_weight(module: nn.Module | None) -> bool:

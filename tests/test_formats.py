@@ -24,6 +24,7 @@ class Net(nn.Module):
         self.a, self.b = nn.Conv2d(8, 16, 3, padding=1), nn.Conv2d(16, 16, 1)
         self.grouped = GroupedConv2d(16, 16, 3, padding=1, groups=4)
         self.norm, self.relu, self.drop = nn.BatchNorm2d(16), nn.ReLU(inplace=True), nn.Dropout()
+        self.places = nn.MaxPool2d(2, return_indices=True)
         self.pool, self.shuffle, self.gate = nn.AdaptiveAvgPool2d(1), nn.PixelShuffle(2), nn.Conv2d(16, 16, 1)
         self.ending = ending
 
@@ -112,6 +113,20 @@ def upside_down(net, x, y, z):
     return net.b(torch.flip(z, (2,))) + y
 
 
+def with_places(net, x, y, z):
+    largest, places = F.max_pool2d(z, 2, return_indices=True)
+    return net.b(largest), places, F.max_pool2d(y, 2, 2, 0, 1, False, True)[1]
+
+
+def with_places_by_a_module(net, x, y, z):
+    largest, places = net.places(z)
+    return net.b(largest), places
+
+
+def with_names(net, x, y, z):
+    return net.relu(input=z), F.relu(input=y, inplace=True)
+
+
 def padded(net, x, y, z):
     return net.grouped(F.pad(z, (1, 0, 0, 1))), z
 
@@ -123,7 +138,7 @@ def next_convolution_of_a_view(net, x, y, z):
 ENDINGS = [feature_maps, viewed, shuffled, by_strides, changed_in_place, changed_after_another_has_read_it]
 ENDINGS += [changed_as_what_passes_it_on, changed_as_what_drops_nothing, rectified_in_place, added_in_place]
 ENDINGS += [squeezed_and_excited, pooled, joined, by_a_module_that_reshapes, with_a_part, with_its_size, upside_down]
-ENDINGS += [padded, next_convolution_of_a_view]
+ENDINGS += [padded, next_convolution_of_a_view, with_places, with_places_by_a_module, with_names]
 
 
 def attempt(function, *arguments):
@@ -222,3 +237,22 @@ def test_networks(name, layout):
             torch.testing.assert_close(compiled(images), expected, rtol=1e-4, atol=1e-4 * largest)
             half = fused.bfloat16()(images.bfloat16()).float()
             torch.testing.assert_close(half, expected, rtol=5e-2, atol=5e-2 * largest)
+
+
+def test_what_traces_a_fused_model(tmp_path):
+    torch.manual_seed(0)
+    model = Net(shuffled).eval()
+    fused, x = fuse(model), torch.randn(2, 8, 6, 4)
+    assert chosen(fused) > 0
+    with torch.no_grad():
+        expected = model(x)
+        torch.save(fused, tmp_path / "fused.pt")
+        loaded = torch.load(tmp_path / "fused.pt", weights_only=False)
+        traced = torch.jit.trace(fused, x)
+        exported = torch.export.export(fused, (x,)).module()
+        for other in (loaded, traced, exported):
+            torch.testing.assert_close(other(x), expected, rtol=1e-4, atol=1e-5, check_stride=True)
+        inside = fuse(nn.Sequential(nn.Conv2d(8, 8, 1), fused, nn.Conv2d(16, 8, 1)).eval())
+        image = torch.randn(2, 8, 6, 4)
+        outside = nn.Sequential(inside.get_submodule("0"), model, inside.get_submodule("2"))
+        torch.testing.assert_close(inside(image), outside(image), rtol=1e-4, atol=1e-5, check_stride=False)
