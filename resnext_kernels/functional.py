@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from . import _autograd, _ops
+from . import _autograd, _ops, _private_torch
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+OUTPUT = _ops.OPERATORS["output"]
 OPS = ("fprop", "fprop_act", "dgrad", "wgrad")
 
 
@@ -89,6 +91,11 @@ def grouped_conv2d(
     if has_torch_function_variadic(input, weight, bias):
         arguments = (input, weight, bias, stride, padding, dilation, groups)
         return handle_torch_function(grouped_conv2d, (input, weight, bias), *arguments, kernel=kernel)
+    if not kernel and _is_plain_call(input, weight, bias, stride, padding, dilation, groups):
+        if torch.is_inference_mode_enabled():  # is below autograd
+            return OUTPUT(input, weight, bias, stride, padding, dilation, groups)
+        with _private_torch.below_autograd():
+            return OUTPUT(input, weight, bias, stride, padding, dilation, groups)
     traced = torch.compiler.is_exporting() or torch.jit.is_tracing()
     if traced and not kernel and torch.onnx.is_in_onnx_export():  # asked last, it is slow
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
@@ -104,6 +111,39 @@ def grouped_conv2d(
     arguments = (image, weight, bias, stride, padding, dilation, groups)
     output = _autograd.call_operator(_ops.OPERATORS["output"], *arguments, kernel_name=kernel)
     return output.squeeze(0) if unbatched else output
+
+
+def _is_plain_call(input, weight, bias, stride, padding, dilation, groups) -> bool:
+    """Whether the operator takes the arguments as they are and nothing else has to see the call.
+
+    In a network the caches have lost this package's code and data from layer to layer; there all that follows here for
+    other calls would take a third of a layer's time for one image.
+    """
+    if type(input) is not Tensor or not input.is_cpu or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    if _private_torch.transformed() or torch.is_autocast_enabled("cpu"):
+        return False
+    recorded, dtype = torch.is_grad_enabled(), input.dtype
+    for tensor in (input, weight) if bias is None else (input, weight, bias):
+        if not (type(tensor) is Tensor or type(tensor) is nn.Parameter) or tensor.dtype is not dtype:
+            return False
+        if not tensor.is_cpu or tensor.layout is not torch.strided or (recorded and tensor.requires_grad):
+            return False
+    if not (type(stride) is type(padding) is type(dilation) is tuple) or not _ops.has_direct_kernels:
+        return False
+    if dtype is torch.bfloat16 and _ops.has_amx:
+        return False
+    return _takes(input.shape, weight.shape, dtype, stride, padding, dilation, groups)
+
+
+@functools.lru_cache(4096)
+def _takes(input_size, weight_size, dtype, stride, padding, dilation, groups) -> bool:
+    """Whether tensors of these sizes go to the operator, whatever their strides, unless there is a matrix unit."""
+    if not len(input_size) == len(weight_size) == 4 or not len(stride) == len(padding) == len(dilation) == 2:
+        return False
+    input, weight = (torch.empty(size, dtype=dtype, device="meta") for size in (input_size, weight_size))
+    reason = _why_not_an_operand(input, weight, None, stride, padding, dilation, groups)
+    return not (reason or _why_not_served(weight, groups) or _why_plain_loops(input, stride, padding, dilation))
 
 
 def autocast_operands(input, *others):

@@ -152,25 +152,25 @@ class FusedGroupedConv2d(nn.Module):
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """activation(norm(conv(input)) + residual)."""
-        if (packed := self._packed_before(input, residual)) is not None:
-            operands = (input, self.weight, self.scale.float(), self.shift.float(), residual)
-            packed = packed if packed.numel() else None
-            return _ops.ACT(*operands, *self.geometry, self.activation, packed=packed)
+        weight, scale, shift = self.weight, self.scale, self.shift
+        packed = self._packed_before(input, weight, residual)
+        if packed is not None and scale.dtype is torch.float32:
+            operands = (input, weight, scale, shift, residual)
+            return _ops.ACT(*operands, *self.geometry, self.activation, packed=packed if packed.numel() else None)
         sums = torch.float64 if input.dtype == torch.float64 else torch.float32  # the model may have been cast
-        scale, shift = self.scale.to(sums), self.shift.to(sums)
-        arguments = (input, self.weight, scale, shift, residual, self.activation, *self.geometry)
+        arguments = (input, weight, scale.to(sums), shift.to(sums), residual, self.activation, *self.geometry)
         return _grouped_conv2d_act(*arguments, "", self._packed)
 
-    def _packed_before(self, input, residual) -> Tensor | None:
+    def _packed_before(self, input, weight, residual) -> Tensor | None:
         """What an earlier call with such an input packed; None unless all that led there is as it was."""
-        weight = self.weight
+        if _private_torch.watched() or torch.is_autocast_enabled("cpu") or type(self.geometry[1]) is str:
+            return None
+        recorded = torch.is_grad_enabled()
         for tensor in (input,) if residual is None else (input, residual):
             plain = type(tensor) is Tensor and tensor.is_cpu and tensor.layout is torch.strided
-            if not plain or (tensor.requires_grad and torch.is_grad_enabled()):
+            if not plain or (recorded and tensor.requires_grad):
                 return None
-        if type(self.geometry[1]) is str or (weight.requires_grad and torch.is_grad_enabled()):
-            return None
-        if _private_torch.watched() or torch.is_autocast_enabled("cpu"):
+        if recorded and weight.requires_grad:
             return None
         return self._packed.known(weight, _problem_of(input))
 

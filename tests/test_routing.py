@@ -123,3 +123,40 @@ def test_the_choice_works_inside_vmap(monkeypatch):
     each = torch.vmap(lambda image: grouped_conv2d(image, args[1], **options))(images)
     together = grouped_conv2d(images.flatten(0, 1), args[1], **options)
     torch.testing.assert_close(each.flatten(0, 1), together)
+
+
+def test_plain_calls_go_to_the_operator_at_once(monkeypatch):
+    """Where nothing is recorded and nothing else looks on; all other calls are asked about in detail."""
+    module = GroupedConv2d(8, 8, 3, padding=1, groups=2, bias=True)
+    x, arguments = torch.randn(2, 8, 5, 6), (1, 1, 1, 2)
+    pairs = ((1, 1), (1, 1), (1, 1), 2)
+    expected = F.conv2d(x, module.weight, module.bias, *arguments)
+    asked = []
+
+    def ask(*problem):
+        asked.append(problem)
+        return "somebody looks on"
+
+    monkeypatch.setattr("resnext_kernels.functional.why_pytorch", ask)
+    monkeypatch.setattr("resnext_kernels._ops.has_amx", False)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            torch.testing.assert_close(module(x), expected, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(grouped_conv2d(x, module.weight, module.bias, *pairs), expected)
+    plain = torch.randn(8, 4, 3, 3)
+    grouped_conv2d(x, plain, None, *pairs)
+    grouped_conv2d(x.bfloat16(), plain.bfloat16(), None, *pairs)
+    assert asked == []
+    grouped_conv2d(x, module.weight, None, *pairs)  # its derivatives may be asked for
+    grouped_conv2d(x.clone().requires_grad_(), plain, None, *pairs)
+    grouped_conv2d(x.double(), plain.double(), None, *pairs)
+    grouped_conv2d(x, plain, None, *arguments)
+    grouped_conv2d(x[0], plain, None, *pairs)
+    grouped_conv2d(x, plain, None, (1, 1), (1, 1), (2, 2), 2)
+    grouped_conv2d(x, torch.randn(8, 8, 3, 3), None, (1, 1), (1, 1), (1, 1), 1)
+    grouped_conv2d(x.to("meta"), plain.to("meta"), None, *pairs)
+    grouped_conv2d(x, plain.as_subclass(type("Sub", (torch.Tensor,), {})), None, *pairs)
+    torch.func.vmap(lambda image: grouped_conv2d(image, plain, None, *pairs))(x.unsqueeze(0))
+    monkeypatch.setattr("resnext_kernels._ops.has_amx", True)
+    grouped_conv2d(x.bfloat16(), plain.bfloat16(), None, *pairs)
+    assert len(asked) == 11
