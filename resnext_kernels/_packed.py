@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +11,17 @@ from torch import Tensor, nn
 MOST_FORMS = 4
 
 
-@dataclass
+def _state(weight: Tensor) -> tuple:
+    return weight._version, weight.data_ptr(), weight.stride(), weight.shape
+
+
+@dataclass(frozen=True)
 class _Forms:
-    """What was packed from one state of a weight, which its memory, kept from being used anew, and version tell."""
+    """What was packed from one state of a weight, whose memory is kept so that nothing else can come to lie there."""
 
-    weight: Tensor
-    version: int
-    packed: dict[Hashable, Tensor] = field(default_factory=dict)
-
-    def are_of(self, weight: Tensor) -> bool:
-        """Whether the weight is in that state still."""
-        mine, its = self.weight, weight
-        same = mine.data_ptr() == its.data_ptr() and mine.stride() == its.stride() and mine.shape == its.shape
-        return same and self.version == its._version
+    state: tuple
+    kept: Tensor
+    packed: dict[Hashable, Tensor]
 
 
 class PackedWeight:
@@ -44,24 +42,27 @@ class PackedWeight:
         """Frees what is held."""
         self._forms = None
 
-    def known(self, weight: Tensor, key: Hashable) -> Tensor | None:
-        """What was packed for `key`, if anything was and the weight has not changed since."""
+    def known(self, weight: Tensor, problem: Hashable) -> Tensor | None:
+        """The form for a problem, if there is one and the weight has not changed since."""
         forms = self._forms
-        return forms.packed.get(key) if forms is not None and forms.are_of(weight) else None
+        try:
+            return forms.packed.get(problem) if forms is not None and forms.state == _state(weight) else None
+        except RuntimeError:  # another kind of tensor has taken the weight's place
+            return None
 
-    def form(self, weight: Tensor, key: Hashable, pack: Callable[[], Tensor]) -> Tensor | None:
-        """What `pack` makes of the weight for `key`; None if nobody could tell when the weight changes."""
+    def form(self, weight: Tensor, problem: Hashable, pack: Callable[[], Tensor]) -> Tensor | None:
+        """What `pack` makes of the weight for a problem; None if nobody could tell when the weight changes."""
         if type(weight) not in (Tensor, nn.Parameter) or weight.is_inference():
             return None
-        forms = self._forms
-        if forms is None or not forms.are_of(weight):
-            forms = self._forms = _Forms(weight.detach(), weight._version)
-        packed = forms.packed.get(key)
+        forms, state = self._forms, _state(weight)
+        if forms is None or forms.state != state:
+            forms = self._forms = _Forms(state, weight.detach(), {})
+        packed = forms.packed.get(problem)
         if packed is None:
             packed = pack()
             if packed.layout == torch.strided:  # several problems may have one kernel
                 packed = next((each for each in forms.packed.values() if torch.equal(each, packed)), packed)
             if len(forms.packed) == MOST_FORMS:
                 forms.packed.clear()
-            forms.packed[key] = packed
+            forms.packed[problem] = packed
         return packed

@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active as functorch_active
 from torch._C import _AutoDispatchBelowAutograd as below_autograd
-from torch._C import _len_torch_dispatch_stack
+from torch._C import _get_mkldnn_enabled, _is_tracing, _len_torch_dispatch_stack
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction as SingleLevelFunction
+from torch.nn import Parameter
 
 __all__ = ["SingleLevelFunction", "apply_single_level", "call_below_autograd", "transformed"]
-__all__ += ["onednn_conv2d", "onednn_pack", "onednn_serves", "watched"]
+__all__ += ["looked_at", "onednn_conv2d", "onednn_enabled", "onednn_pack", "onednn_serves", "watched"]
 
 
 def apply_single_level(function: type[SingleLevelFunction], *args):
@@ -43,24 +44,44 @@ def transformed() -> bool:
 
 def watched() -> bool:
     """Whether something compiles, traces, transforms, counts or replaces the operators that are called now."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # asked first: what compiles knows not all that follows
+    if torch.compiler.is_compiling():  # asked first: what compiles knows not all that follows
         return True
-    return transformed() or _len_torch_dispatch_stack() > 0
+    return _is_tracing() or functorch_active() or forward_ad._current_level >= 0 or _len_torch_dispatch_stack() > 0
 
 
-def onednn_serves(*tensors: Tensor) -> bool:
-    """Whether onednn_conv2d takes the tensors, and nothing has to see the operators that it stands for.
+def looked_at(*tensors: Tensor) -> bool:
+    """Whether a call of operators below autograd with these tensors, some perhaps None, would pass something by.
 
-    It has no derivatives and no batching rule, and what compiles, exports or counts operators does not know it. A sum
-    of bfloat16 needs packed weights.
+    If not, all are plain tensors on the CPU, and nothing watches, casts or records the call.
     """
-    if watched() or not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
-        return False
-    dtype = tensors[0].dtype
+    if watched() or torch.is_autocast_enabled("cpu"):
+        return True
+    recorded = torch.is_grad_enabled()
     for tensor in tensors:
-        if tensor.device.type != "cpu" or tensor.dtype != dtype or tensor.layout != torch.strided:
-            return False
-    if torch.is_autocast_enabled("cpu"):
+        if tensor is None:
+            continue
+        plain = (type(tensor) is Tensor or type(tensor) is Parameter) and tensor.is_cpu
+        if not plain or tensor.layout is not torch.strided or (recorded and tensor.requires_grad):
+            return True
+    return False
+
+
+def onednn_enabled() -> bool:
+    """Whether PyTorch may use oneDNN."""
+    return torch.backends.mkldnn.is_available() and _get_mkldnn_enabled()
+
+
+def onednn_serves(input: Tensor, weight: Tensor, residual: Tensor | None) -> bool:
+    """Whether onednn_conv2d takes the tensors. A sum of bfloat16 needs packed weights.
+
+    It has no derivatives and no batching rule, and what compiles, exports or counts operators does not know it.
+    """
+    if looked_at(input, weight, residual) or not onednn_enabled():
+        return False
+    dtype = weight.dtype
+    if input.dtype != dtype:
+        return False
+    if residual is not None and residual.dtype != dtype:
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
@@ -78,7 +99,7 @@ def onednn_conv2d(input, weight, bias, stride, padding, dilation, groups, residu
     """
     geometry = (padding, stride, dilation, groups)
     if residual is None:
-        return torch.ops.mkldnn._convolution_pointwise(input, weight, bias, *geometry, activation, [], "")
+        return torch.ops.mkldnn._convolution_pointwise.default(input, weight, bias, *geometry, activation, [], "")
     relu = activation if activation == "relu" else None
     call = torch.ops.mkldnn._convolution_pointwise.binary
     return call(input, residual, weight, bias, *geometry, "add", None, relu, [], None)

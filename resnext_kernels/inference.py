@@ -86,7 +86,7 @@ def _grouped_conv2d_act(
     if unbatched:
         input, residual = input.unsqueeze(0), None if residual is None else residual.unsqueeze(0)
     geometry = (stride, padding, dilation, groups)
-    if packed_weight is not None and not unbatched and input.is_cpu and not _private_torch.watched():
+    if packed_weight is not None and not (unbatched or derived or _private_torch.looked_at(*tensors)):
         _pack(packed_weight, input, weight, *geometry)
     output = _ops.ACT(input, weight, scale, shift, residual, *geometry, activation, kernel_name=kernel)
     return output.squeeze(0) if unbatched else output
@@ -153,26 +153,14 @@ class FusedGroupedConv2d(nn.Module):
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """activation(norm(conv(input)) + residual)."""
         weight, scale, shift = self.weight, self.scale, self.shift
-        packed = self._packed_before(input, weight, residual)
-        if packed is not None and scale.dtype is torch.float32:
-            operands = (input, weight, scale, shift, residual)
-            return _ops.ACT(*operands, *self.geometry, self.activation, packed=packed if packed.numel() else None)
+        if not _private_torch.looked_at(input, weight, residual) and scale.dtype is torch.float32:
+            packed = self._packed.known(weight, _problem_of(input))
+            if packed is not None:  # this problem has gone to the operator before
+                operands, packed = (input, weight, scale, shift, residual), packed if packed.numel() else None
+                return _ops.ACT(*operands, *self.geometry, self.activation, packed=packed)
         sums = torch.float64 if input.dtype == torch.float64 else torch.float32  # the model may have been cast
         arguments = (input, weight, scale.to(sums), shift.to(sums), residual, self.activation, *self.geometry)
         return _grouped_conv2d_act(*arguments, "", self._packed)
-
-    def _packed_before(self, input, weight, residual) -> Tensor | None:
-        """What an earlier call with such an input packed; None unless all that led there is as it was."""
-        if _private_torch.watched() or torch.is_autocast_enabled("cpu") or type(self.geometry[1]) is str:
-            return None
-        recorded = torch.is_grad_enabled()
-        for tensor in (input,) if residual is None else (input, residual):
-            plain = type(tensor) is Tensor and tensor.is_cpu and tensor.layout is torch.strided
-            if not plain or (recorded and tensor.requires_grad):
-                return None
-        if recorded and weight.requires_grad:
-            return None
-        return self._packed.known(weight, _problem_of(input))
 
     def extra_repr(self) -> str:
         """The weight's size, geometry and activation."""
@@ -212,32 +200,32 @@ class FusedConv2d(nn.Module):
 
     def forward(self, input: Tensor, residual: Tensor | float | None = None) -> Tensor:
         """activation(conv(input) + residual)."""
-        if self._is_one_call(input, residual):
-            weight = self._best_weight(input)
-            if weight is not self.weight or input.dtype == torch.float32:
-                call = (input, weight, self.bias, *self.geometry, residual, self.activation)
+        weight = self.weight
+        if _private_torch.onednn_serves(input, weight, residual):
+            problem = (input.shape, input.stride(), input.dtype, None if residual is None else residual.shape)
+            packed = self._packed.known(weight, problem)
+            if packed is None and self._is_one_call(input, residual):
+                packed = self._best_weight(input, problem)
+            if packed is not None and (packed is not weight or input.dtype == torch.float32):
+                call = (input, packed, self.bias, *self.geometry, residual, self.activation)
                 return _private_torch.onednn_conv2d(*call)
-        output = F.conv2d(input, self.weight, self.bias, *self.geometry)
+        output = F.conv2d(input, weight, self.bias, *self.geometry)
         output = output if residual is None else output + residual
         return output.relu_() if self.activation == "relu" else output
 
-    def _best_weight(self, input: Tensor) -> Tensor:
+    def _best_weight(self, input: Tensor, problem: tuple) -> Tensor:
         """The weight, packed where the result will be, or may be, channels_last."""
         weight = self.weight
         if not (self.free_format or _ops.is_channels_last(input) or _ops.is_channels_last(weight)):
             return weight
         pack = lambda: _private_torch.onednn_pack(weight, *self.geometry, list(input.shape))  # noqa: E731
         packed = self._packed.form(weight, None, pack)
-        return weight if packed is None else packed
+        if packed is None:
+            return weight
+        return self._packed.form(weight, problem, lambda: packed)
 
-    def _is_one_call(self, input, residual) -> bool:
-        """Whether oneDNN takes these tensors, and nothing has to see the single steps."""
-        given = (input,) if residual is None else (input, residual)
-        if any(type(tensor) is not Tensor for tensor in given):
-            return False
-        recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*given, self.weight))
-        if recorded or input.dim() != 4 or not _private_torch.onednn_serves(self.weight, *given):
-            return False
+    def _is_one_call(self, input: Tensor, residual: Tensor | None) -> bool:
+        """Whether oneDNN computes these sizes."""
         size = _output_size(input.shape, self.weight.shape, *self.geometry)
         return size is not None and (residual is None or residual.shape == size)
 
@@ -249,7 +237,7 @@ class FusedConv2d(nn.Module):
 @functools.lru_cache(1024)
 def _output_size(input, weight, stride, padding, dilation, groups) -> tuple[int, ...] | None:
     """The output's size, from sizes; None if there is none, or nothing in it."""
-    if isinstance(padding, str) or input[1] != weight[1] * groups or 0 in input:
+    if len(input) != 4 or isinstance(padding, str) or input[1] != weight[1] * groups or 0 in input:
         return None
     window = [d * (k - 1) + 1 for d, k in zip(dilation, weight[2:], strict=True)]
     spare = [x + 2 * p - k for x, p, k in zip(input[2:], padding, window, strict=True)]
