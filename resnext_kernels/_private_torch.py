@@ -71,18 +71,17 @@ def onednn_enabled() -> bool:
     return torch.backends.mkldnn.is_available() and _get_mkldnn_enabled()
 
 
-def onednn_serves(input: Tensor, weight: Tensor, residual: Tensor | None) -> bool:
+def onednn_serves(input: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> bool:
     """Whether onednn_conv2d takes the tensors. A sum of bfloat16 needs packed weights.
 
     It has no derivatives and no batching rule, and what compiles, exports or counts operators does not know it.
     """
-    if looked_at(input, weight, residual) or not onednn_enabled():
+    if looked_at(input, weight, bias, residual) or not onednn_enabled():
         return False
     dtype = weight.dtype
-    if input.dtype != dtype:
-        return False
-    if residual is not None and residual.dtype != dtype:
-        return False
+    for tensor in (input, bias, residual):
+        if tensor is not None and tensor.dtype != dtype:
+            return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 

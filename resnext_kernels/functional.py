@@ -131,6 +131,8 @@ def _is_plain_call(input, weight, bias, stride, padding, dilation, groups) -> bo
             return False
     if not (type(stride) is type(padding) is type(dilation) is tuple) or not _ops.has_direct_kernels:
         return False
+    if {type(groups), *map(type, stride), *map(type, padding), *map(type, dilation)} != {int}:  # 1.0 and True are 1
+        return False
     if dtype is torch.bfloat16 and _ops.has_amx:
         return False
     return _takes(input.shape, weight.shape, dtype, stride, padding, dilation, groups)

@@ -153,14 +153,14 @@ class FusedGroupedConv2d(nn.Module):
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """activation(norm(conv(input)) + residual)."""
         weight, scale, shift = self.weight, self.scale, self.shift
-        if not _private_torch.looked_at(input, weight, residual) and scale.dtype is torch.float32:
+        if not _private_torch.looked_at(input, weight, scale, shift, residual) and scale.dtype is torch.float32:
             packed = self._packed.known(weight, _problem_of(input))
             if packed is not None:  # this problem has gone to the operator before
                 operands, packed = (input, weight, scale, shift, residual), packed if packed.numel() else None
                 return _ops.ACT(*operands, *self.geometry, self.activation, packed=packed)
         sums = torch.float64 if input.dtype == torch.float64 else torch.float32  # the model may have been cast
         arguments = (input, weight, scale.to(sums), shift.to(sums), residual, self.activation, *self.geometry)
-        return _grouped_conv2d_act(*arguments, "", self._packed)
+        return _grouped_conv2d_act(*arguments, "", None if isinstance(self.geometry[1], str) else self._packed)
 
     def extra_repr(self) -> str:
         """The weight's size, geometry and activation."""
@@ -201,7 +201,7 @@ class FusedConv2d(nn.Module):
     def forward(self, input: Tensor, residual: Tensor | float | None = None) -> Tensor:
         """activation(conv(input) + residual)."""
         weight = self.weight
-        if _private_torch.onednn_serves(input, weight, residual):
+        if _private_torch.onednn_serves(input, weight, self.bias, residual):
             problem = (input.shape, input.stride(), input.dtype, None if residual is None else residual.shape)
             packed = self._packed.known(weight, problem)
             if packed is None and self._is_one_call(input, residual):

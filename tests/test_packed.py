@@ -66,6 +66,34 @@ def test_few_and_many_weights_are_packed_in_each_call(channels, groups):
         torch.testing.assert_close(result, in_steps(module, x), rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("padding", ["same", "valid", 1, 2])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_padding_by_name_and_others(grouped, padding):
+    torch.manual_seed(0)
+    if grouped:
+        module = FusedGroupedConv2d(GroupedConv2d(64, 64, 3, padding=padding, groups=4), None, "relu")
+    else:
+        module = FusedConv2d(nn.Conv2d(64, 64, 3, padding=padding), "relu")
+    x = torch.randn(2, 64, 9, 7)
+    for _ in range(3):
+        torch.testing.assert_close(module(x), in_steps(module, x), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["scale", "shift", "bias", "weight"])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_gradients_are_asked_for_later(grouped, name):
+    module, x, _ = make(grouped)
+    if not hasattr(module, name):
+        return
+    for _ in range(2):
+        module(x)
+    leaf = getattr(module, name).requires_grad_()
+    with torch.no_grad():
+        assert not module(x).requires_grad
+    module(x).sum().backward()
+    assert leaf.grad.shape == leaf.shape
+
+
 def double(module):
     with torch.no_grad():
         module.weight.mul_(2)
