@@ -21,7 +21,7 @@ _MODULES = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAv
 _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.LeakyReLU, nn.ELU)
 _FUNCTIONS = (operator.add, operator.sub, operator.mul, operator.truediv, torch.add, torch.sub, torch.mul, torch.div)
 _FUNCTIONS += (torch.relu, F.relu, F.relu6, F.silu, F.gelu, F.hardswish, F.hardsigmoid, torch.sigmoid, F.sigmoid)
-_FUNCTIONS += (F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean, torch.cat)
+_FUNCTIONS += (F.batch_norm, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean, torch.cat)
 _METHODS = ("add", "sub", "mul", "div", "relu", "sigmoid", "mean")
 # The same in the memory of their first operand.
 _IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, torch.relu_, F.relu_)
@@ -30,7 +30,6 @@ _FUNCTIONS += _IN_PLACE
 _METHODS += _IN_PLACE
 # What they return is their input.
 _PASSING_ON = (nn.Dropout, nn.Dropout2d)
-MANY = 7  # operands, of which one may say that max_pool2d is to return indices
 # What they say of a tensor does not depend on its memory format.
 _DESCRIPTIONS = ("size", "dim", "numel", "ndimension")
 _ATTRIBUTES = ("shape", "ndim", "dtype", "device", "requires_grad")
@@ -76,7 +75,7 @@ def free_formats(graph: fx.Graph, modules: dict[str, nn.Module], fused: tuple[ty
 
 def _is_indifferent(node: fx.Node, module: nn.Module | None, fused: tuple[type, ...]) -> bool:
     """Whether what a node does with its operands is the same in either format."""
-    if node.kwargs.get("out") is not None or node.kwargs.get("return_indices") or not node.all_input_nodes:
+    if node.kwargs.get("out") is not None or not node.all_input_nodes:
         return False
     first = node.all_input_nodes[0]
     in_place = node.target in _IN_PLACE or node.kwargs.get("inplace") or getattr(module, "inplace", False)
@@ -88,7 +87,7 @@ def _is_indifferent(node: fx.Node, module: nn.Module | None, fused: tuple[type, 
         return isinstance(module, (*fused, *_PASSING_ON, *_MODULES, *_ACTIVATIONS)) and not indices
     if node.op == "call_method":
         return node.target in _METHODS
-    return node.op == "call_function" and node.target in _FUNCTIONS and len(node.args) < MANY
+    return node.op == "call_function" and node.target in _FUNCTIONS
 
 
 def _has_channels_last_weight(module: nn.Module | None) -> bool:

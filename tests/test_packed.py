@@ -146,6 +146,41 @@ def test_changes_of_the_weight_are_seen(change, grouped):
     assert packs not in operators(module, x)[1]
 
 
+def test_part_of_a_weight_is_another_weight():
+    module = FusedConv2d(nn.Conv2d(24, 24, 1, bias=False), "relu")
+    x = torch.randn(2, 24, 9, 7).contiguous(memory_format=torch.channels_last)
+    module(x)
+    module.weight.data = module.weight.data[:8]
+    torch.testing.assert_close(module(x), in_steps(module, x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_no_weight_comes_to_lie_where_the_packed_one_lay(grouped):
+    """It could have the same version."""
+    module, x, _ = make(grouped)
+    module(x)
+    place, size = module.weight.data_ptr(), module.weight.shape
+    module.weight.data = torch.empty(0)
+    others = [torch.randn(size) for _ in range(50)]
+    assert place not in [other.data_ptr() for other in others]
+    module.weight.data = others[0]
+    torch.testing.assert_close(module(x), in_steps(module, x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_bfloat16(layout, residual):
+    """Also where the weight is not packed, whose sums oneDNN refuses."""
+    torch.manual_seed(0)
+    module = FusedConv2d(nn.Conv2d(16, 24, 1), "relu").bfloat16()
+    x, added = (torch.randn(2, c, 9, 7).bfloat16().contiguous(memory_format=layout) for c in (16, 24))
+    result = module(x, added if residual else None)
+    weight, bias = module.weight.double(), module.bias.double()
+    expected = (F.conv2d(x.double(), weight, bias) + (added.double() if residual else 0)).relu()
+    torch.testing.assert_close(result.double(), expected, rtol=2e-2, atol=2e-2)
+    assert result.is_contiguous(memory_format=layout)
+
+
 @pytest.mark.parametrize("grouped", [False, True])
 def test_another_weight_for_one_call(grouped):
     module, x, _ = make(grouped)

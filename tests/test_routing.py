@@ -146,6 +146,8 @@ def test_plain_calls_go_to_the_operator_at_once(monkeypatch):
     plain = torch.randn(8, 4, 3, 3)
     grouped_conv2d(x, plain, None, *pairs)
     grouped_conv2d(x.bfloat16(), plain.bfloat16(), None, *pairs)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert grouped_conv2d(x, plain, None, *pairs).dtype == torch.bfloat16
     assert asked == []
     grouped_conv2d(x, module.weight, None, *pairs)  # its derivatives may be asked for
     grouped_conv2d(x.clone().requires_grad_(), plain, None, *pairs)
