@@ -1,7 +1,10 @@
 """The CPU kernels where a program has threads and processes of its own: Python threads, forks, DataLoader workers."""
 
 import multiprocessing
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from resnext_kernels import grouped_conv2d
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def _two_threads():
-    """A team of two, which the parent has used before it forks."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -33,6 +35,7 @@ def equal(some, others):
     return all(torch.equal(a, b) for a, b in zip(some, others, strict=True))
 
 
+@pytest.mark.usefixtures("_two_threads")
 def test_several_python_threads_at_once():
     expected = [gradients(seed) for seed in range(4)]
     with ThreadPoolExecutor(4) as pool:
@@ -44,8 +47,16 @@ def in_child(seed, sender):
     sender.send([tensor.numpy().tobytes() for tensor in gradients(seed)])
 
 
-def test_after_a_fork():
-    """PyTorch's own operators hang there: GCC's OpenMP has the child wait for threads that only its parent has."""
+def run_alone(check):
+    """Runs a function of this file in a new process: after torch.export, PyTorch allows no backward pass in a fork."""
+    code = f"from tests import test_threads; test_threads.{check.__name__}()"
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+
+
+def after_a_fork():
+    torch.set_num_threads(2)
     expected = [tensor.numpy().tobytes() for tensor in gradients(3)]
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
@@ -58,6 +69,11 @@ def test_after_a_fork():
         child.kill()
 
 
+def test_after_a_fork():
+    """PyTorch's own operators hang there: GCC's OpenMP has the child wait for threads that only its parent has."""
+    run_alone(after_a_fork)
+
+
 class Outputs(Dataset):
     def __len__(self):
         return 4
@@ -66,7 +82,12 @@ class Outputs(Dataset):
         return gradients(index)
 
 
-def test_in_workers_of_a_data_loader():
+def in_workers_of_a_data_loader():
+    torch.set_num_threads(2)
     expected = [gradients(index) for index in range(4)]
     loader = DataLoader(Outputs(), batch_size=None, num_workers=2, timeout=60, multiprocessing_context="fork")
     assert all(map(equal, loader, expected))
+
+
+def test_in_workers_of_a_data_loader():
+    run_alone(in_workers_of_a_data_loader)
