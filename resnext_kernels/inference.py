@@ -15,6 +15,8 @@ from .functional import as_numbers, autocast_operands, grouped_conv2d, why_pytor
 from .module import GroupedConv2d
 
 ACTIVATIONS = ("relu", "none")
+# Fewer weights are packed in no time; more come from memory in any case, which packing asks for in good time.
+FEWEST_PACKED, MOST_PACKED = 8192, 1 << 19
 
 
 def grouped_conv2d_act(
@@ -99,13 +101,9 @@ def _problem_of(input: Tensor) -> tuple:
 
 def _pack(packed_weight: PackedWeight, input, weight, stride, padding, dilation, groups) -> None:
     """Packs the weight for the next call with such an input; as nothing where the kernel may as well pack it itself."""
-    few, many = (
-        8192,
-        1 << 19,
-    )  # are packed in no time; come from memory in any case, which packing asks for in good time
 
     def pack() -> Tensor:
-        if not few <= weight.numel() <= many:
+        if not FEWEST_PACKED <= weight.numel() <= MOST_PACKED:
             return torch.empty(0, dtype=torch.uint8)
         problem = [*input.shape, *weight.shape, groups, *stride, *padding, *dilation]
         return _ops.PACK(weight, problem, _ops.is_channels_last(input) or _ops.is_channels_last(weight))
