@@ -9,6 +9,7 @@ import argparse
 import importlib
 import itertools
 import json
+import os
 import platform
 import re
 import sys
@@ -364,7 +365,12 @@ def run(arguments: argparse.Namespace) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of the command."""
     try:
-        return run(parser().parse_args(arguments))
+        status = run(parser().parse_args(arguments))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # who reads has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        return 1
     except (RuntimeError, ValueError) as error:
         print(f"resnext-kernels: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2

@@ -29,6 +29,14 @@ def test_it_runs_as_a_module():
     assert facts["kernels"]["wgrad"]["wgrad_reference"] == ""
 
 
+@pytest.mark.parametrize("arguments", [["info"], ["explain", "8,128,56,56", "--groups", "32"]])
+def test_a_reader_may_have_seen_enough(arguments):
+    command = [sys.executable, "-m", "resnext_kernels", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == ("", 1)
+
+
 def test_info(capsys):
     status, out, _ = call(capsys, "info")
     assert status == 0
