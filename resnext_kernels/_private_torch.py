@@ -14,7 +14,7 @@ from torch.autograd.function import _SingleLevelFunction as SingleLevelFunction
 from torch.nn import Parameter
 
 __all__ = ["SingleLevelFunction", "apply_single_level", "call_below_autograd", "transformed"]
-__all__ += ["looked_at", "onednn_conv2d", "onednn_enabled", "onednn_pack", "onednn_serves", "watched"]
+__all__ += ["looked_at", "onednn_conv2d", "onednn_pack", "onednn_serves"]
 
 
 def apply_single_level(function: type[SingleLevelFunction], *args):
@@ -42,19 +42,14 @@ def transformed() -> bool:
     return functorch_active() or forward_ad._current_level >= 0
 
 
-def watched() -> bool:
-    """Whether something compiles, traces, transforms, counts or replaces the operators that are called now."""
-    if torch.compiler.is_compiling():  # asked first: what compiles knows not all that follows
-        return True
-    return _is_tracing() or functorch_active() or forward_ad._current_level >= 0 or _len_torch_dispatch_stack() > 0
-
-
 def looked_at(*tensors: Tensor) -> bool:
     """Whether a call of operators below autograd with these tensors, some perhaps None, would pass something by.
 
     If not, all are plain tensors on the CPU, and nothing watches, casts or records the call.
     """
-    if watched() or torch.is_autocast_enabled("cpu"):
+    if torch.compiler.is_compiling():  # asked first: what compiles knows not all that follows
+        return True
+    if _is_tracing() or transformed() or _len_torch_dispatch_stack() > 0 or torch.is_autocast_enabled("cpu"):
         return True
     recorded = torch.is_grad_enabled()
     for tensor in tensors:
@@ -66,17 +61,14 @@ def looked_at(*tensors: Tensor) -> bool:
     return False
 
 
-def onednn_enabled() -> bool:
-    """Whether PyTorch may use oneDNN."""
-    return torch.backends.mkldnn.is_available() and _get_mkldnn_enabled()
-
-
 def onednn_serves(input: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> bool:
     """Whether onednn_conv2d takes the tensors. A sum of bfloat16 needs packed weights.
 
     It has no derivatives and no batching rule, and what compiles, exports or counts operators does not know it.
     """
-    if looked_at(input, weight, bias, residual) or not onednn_enabled():
+    if looked_at(input, weight, bias, residual):
+        return False
+    if not (torch.backends.mkldnn.is_available() and _get_mkldnn_enabled()):
         return False
     dtype = weight.dtype
     for tensor in (input, bias, residual):

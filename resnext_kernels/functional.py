@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from . import _autograd, _ops, _private_torch
@@ -119,16 +119,11 @@ def _is_plain_call(input, weight, bias, stride, padding, dilation, groups) -> bo
     In a network the caches have lost this package's code and data from layer to layer; there all that follows here for
     other calls would take a third of a layer's time for one image.
     """
-    if type(input) is not Tensor or not input.is_cpu or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if input is None or weight is None or _private_torch.looked_at(input, weight, bias):
         return False
-    if _private_torch.transformed() or torch.is_autocast_enabled("cpu"):
+    dtype = input.dtype
+    if weight.dtype is not dtype or (bias is not None and bias.dtype is not dtype):
         return False
-    recorded, dtype = torch.is_grad_enabled(), input.dtype
-    for tensor in (input, weight) if bias is None else (input, weight, bias):
-        if not (type(tensor) is Tensor or type(tensor) is nn.Parameter) or tensor.dtype is not dtype:
-            return False
-        if not tensor.is_cpu or tensor.layout is not torch.strided or (recorded and tensor.requires_grad):
-            return False
     if not (type(stride) is type(padding) is type(dilation) is tuple) or not _ops.has_direct_kernels:
         return False
     if {type(groups), *map(type, stride), *map(type, padding), *map(type, dilation)} != {int}:  # 1.0 and True are 1

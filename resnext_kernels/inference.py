@@ -88,7 +88,7 @@ def _grouped_conv2d_act(
     if unbatched:
         input, residual = input.unsqueeze(0), None if residual is None else residual.unsqueeze(0)
     geometry = (stride, padding, dilation, groups)
-    if packed_weight is not None and not (unbatched or derived or _private_torch.looked_at(*tensors)):
+    if packed_weight is not None and not (unbatched or _private_torch.looked_at(*tensors)):
         _pack(packed_weight, input, weight, *geometry)
     output = _ops.ACT(input, weight, scale, shift, residual, *geometry, activation, kernel_name=kernel)
     return output.squeeze(0) if unbatched else output

@@ -159,6 +159,11 @@ def test_plain_calls_go_to_the_operator_at_once(monkeypatch):
     grouped_conv2d(x.to("meta"), plain.to("meta"), None, *pairs)
     grouped_conv2d(x, plain.as_subclass(type("Sub", (torch.Tensor,), {})), None, *pairs)
     torch.func.vmap(lambda image: grouped_conv2d(image, plain, None, *pairs))(x.unsqueeze(0))
+    for operands in ((None, plain), (x, None), (3, plain)):
+        with pytest.raises(TypeError, match="conv2d"):
+            F.conv2d(*operands, None, *pairs)
+        with pytest.raises(TypeError, match="conv2d"):
+            grouped_conv2d(*operands, None, *pairs)
     for odd in (1.0, True):
         with pytest.raises((TypeError, RuntimeError)):
             F.conv2d(x, plain, None, (odd, odd), (1, 1), (1, 1), 2)
@@ -166,4 +171,4 @@ def test_plain_calls_go_to_the_operator_at_once(monkeypatch):
             grouped_conv2d(x, plain, None, (odd, odd), (1, 1), (1, 1), 2)
     monkeypatch.setattr("resnext_kernels._ops.has_amx", True)
     grouped_conv2d(x.bfloat16(), plain.bfloat16(), None, *pairs)
-    assert len(asked) == 13
+    assert len(asked) == 16
