@@ -247,7 +247,7 @@ void sum_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const VectorPlace*
     if (plan.packs_blocks && parts.target.first_vector != packed_vector) {
       packed_vector = parts.target.first_vector;
       for (int64_t i = 0; i < parts.target.vectors; ++i)
-        pack<T>(pack_plan, sum.weight, packed_vector + i, scratch, own + i * pack_plan.vector_size());
+        pack<T>(pack_plan, sum.weight, packed_vector + i, own + i * pack_plan.vector_size());
     }
     Maps<per_lane<T>> maps = tile_maps(sum, plan, parts, scratch);
     maps.weights = packed;
@@ -271,7 +271,7 @@ void sum_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const VectorPlace*
 }
 
 // Where the workspace holds what, in floats: places, packed weights, and each thread's own: packed weights of a block,
-// and scratch for a tile and, before that, for the weights of a vector.
+// and scratch for a tile.
 template <class T, int slot>
 struct SumWorkspace {
   int64_t weights, own, own_weights, own_size;
@@ -281,7 +281,7 @@ struct SumWorkspace {
     weights = sum.target.map.vectors() * int64_t(sizeof(VectorPlace) / sizeof(float));
     own = weights + (plan.packs_blocks || sum.packed ? 0 : pack.size());
     own_weights = plan.packs_blocks ? plan.target_vectors * pack.vector_size() : 0;
-    own_size = own_weights + std::max(plan.scratch(), per_lane<T> == 2 ? packed_size(pack.channels) : 0);
+    own_size = own_weights + plan.scratch();
   }
 };
 
@@ -307,7 +307,7 @@ void run_sum(const Sum<T, slot>& sum) {
     if (!plan.packs_blocks && !sum.packed) {
 #pragma omp for schedule(static)
       for (int64_t vector = 0; vector < sum.target.map.vectors(); ++vector)
-        pack<T>(pack_plan, sum.weight, vector, scratch, packed + vector * pack_plan.vector_size());
+        pack<T>(pack_plan, sum.weight, vector, packed + vector * pack_plan.vector_size());
     }
     sum_tiles<Walk>(sum, plan, places, plan.packs_blocks ? own : sum.packed ? sum.packed : packed, own, scratch);
   }

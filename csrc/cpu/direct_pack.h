@@ -51,6 +51,9 @@ struct LaneOffsets {
       if (++place.channel == map.width) place = {place.group + 1, 0};
     }
   }
+
+  // What a lane holds lies behind what the lane before it holds, or both are padding.
+  bool follows(int i) const { return lane[i] == lane[i - 1] + (lane[i - 1] < 0 ? 0 : 1); }
 };
 
 template <class Pointer>
@@ -63,14 +66,38 @@ bool is_krsc(const Weight<Pointer>& weight, int64_t width) {
   return weight.stride_c == 1 && weight.stride_s == width && weight.stride_r == 3 * width;
 }
 
-// Element t of the run of `count` elements of each lane goes to the vector at place(t), which is asked in order.
+// A lane's weights in memory; two in a lane are pairs, of which the second belongs to the next channel.
+template <class T>
+struct WeightRun {
+  int64_t next_channel;
+
+  [[gnu::always_inline]] Vec part(const T* run, int count) const {
+    const Vec first = load_part(run, count);
+    return per_lane<T> == 1 ? first : make_pairs(first, load_part(run + next_channel, count));
+  }
+  [[gnu::always_inline]] Vec eight(const T* run) const {
+    const Vec first = load_eight(run);
+    return per_lane<T> == 1 ? first : make_pairs(first, load_eight(run + next_channel));
+  }
+  [[gnu::always_inline]] float one(const T* run) const {
+    const float first = to_float(*run);
+    return per_lane<T> == 1 ? first : make_pair(first, to_float(run[next_channel]));
+  }
+};
+
+// Element t of the run of `count` elements of each lane, one or two neighbours, goes to the vector at place(t).
 template <class T, class Place>
-void pack_runs(const T* data, int64_t count, const LaneOffsets& offsets, Place&& place, float* packed) {
+void pack_runs(const T* data, int64_t count, const LaneOffsets& offsets, const Place& place, float* packed) {
+  constexpr int in_lane = per_lane<T>;
+  const auto load_run = [](const T* run, int now) RESNEXT_INLINE {
+    if constexpr (in_lane == 2) return load_bits_part(run, 2 * now);
+    return load_part(run, now);
+  };
   for (int64_t t = 0; t < count; t += lanes) {
     const int now = static_cast<int>(std::min<int64_t>(count - t, lanes));
     Vec rows[lanes];
     unroll<lanes>([&](auto i) RESNEXT_INLINE {
-      rows[i] = offsets.lane[i] < 0 ? Vec{} : load_part(data + offsets.lane[i] + t, now);
+      rows[i] = offsets.lane[i] < 0 ? Vec{} : load_run(data + offsets.lane[i] + t * in_lane, now);
     });
     transpose(rows);
     unroll<lanes>([&](auto i) RESNEXT_INLINE {
@@ -79,15 +106,75 @@ void pack_runs(const T* data, int64_t count, const LaneOffsets& offsets, Place&&
   }
 }
 
+// The nine taps of a channel, which follow one another in memory, to vectors `step` floats apart: eight of them by
+// transposing squares, the last one by one.
+template <class T>
+void pack_taps(const T* data, const LaneOffsets& offsets, int64_t step, float* to) {
+  const WeightRun<T> run{offsets.channel};
+  const auto load_eight_of = [&](int lane) RESNEXT_INLINE {
+    return offsets.lane[lane] < 0 ? Vec{} : run.eight(data + offsets.lane[lane]);
+  };
+  Vec rows[8];
+  unroll<8>([&](auto i) RESNEXT_INLINE {
+    rows[i] = load_eight_of(i);
+    if constexpr (lanes == 16) rows[i] = lower_eights(rows[i], load_eight_of(i + 8));
+  });
+  transpose(rows);
+  unroll<8>([&](auto i) RESNEXT_INLINE {
+    store(to, rows[i]);
+    to += step;
+  });
+  unroll<lanes>([&](auto i)
+                    RESNEXT_INLINE { to[i] = offsets.lane[i] < 0 ? 0.0f : run.one(data + offsets.lane[i] + 8); });
+}
+
+// Moves lanes that lie side by side in memory together: `row(element, tap)` is where those of lane 0 would be.
+template <class T, class Row>
+void pack_rows(int64_t elements, const LaneOffsets& offsets, const Row& row, bool flip, float* packed) {
+  const WeightRun<T> run{offsets.channel};
+  int ends[lanes], runs = 0;
+  for (int lane = 1; lane <= lanes; ++lane)
+    if (lane == lanes || !offsets.follows(lane)) ends[runs++] = lane;
+  for (int64_t element = 0; element < elements; ++element)
+    for (int64_t tap = 0; tap < 9; ++tap) {
+      float* to = packed + packed_place(element, flip ? 8 - tap : tap);
+      for (int i = 0, first = 0; i < runs; first = ends[i++]) {
+        const int64_t offset = offsets.lane[first];
+        const int count = ends[i] - first;
+        store_part(to + first, offset < 0 ? Vec{} : run.part(row(element, tap) + offset, count), count);
+      }
+    }
+}
+
+// Whatever the order in memory is. `width` channels are packed, one or two in a lane.
 template <class T>
 void pack_one_by_one(const T* data, const LaneOffsets& offsets, int64_t width, bool flip, float* packed) {
-  for (int64_t channel = 0; channel < width; ++channel)
+  for (int64_t channel = 0; channel < width; channel += per_lane<T>)
     for (int64_t tap = 0; tap < 9; ++tap, packed += lanes) {
       const int64_t t = flip ? 8 - tap : tap;
-      const T* from = data + channel * offsets.channel + t / 3 * offsets.r + t % 3 * offsets.s;
-      for (int lane = 0; lane < lanes; ++lane)
-        packed[lane] = offsets.lane[lane] < 0 ? 0.0f : to_float(from[offsets.lane[lane]]);
+      const auto load_lanes_of = [&](int64_t c) {
+        Vec loaded{};
+        const T* from = data + c * offsets.channel + t / 3 * offsets.r + t % 3 * offsets.s;
+        for (int lane = 0; c < width && lane < lanes; ++lane)
+          loaded[lane] = offsets.lane[lane] < 0 ? 0.0f : to_float(from[offsets.lane[lane]]);
+        return loaded;
+      };
+      const Vec first = load_lanes_of(channel);
+      store(packed, per_lane<T> == 2 ? make_pairs(first, load_lanes_of(channel + 1)) : first);
     }
+}
+
+// From pairs of neighbours in memory, where a channel's nine taps lie together, to pairs of neighbouring channels.
+inline void pair_channels(int64_t pairs, float* packed) {
+  for (int64_t i = 0; i < pairs; ++i, packed += packed_size(1)) {
+    Bits taps[9];
+    unroll<9>([&](auto tap) RESNEXT_INLINE { taps[tap] = reinterpret_cast<Bits>(load(packed + tap * lanes)); });
+    unroll<9>([&](auto tap) RESNEXT_INLINE {
+      const Bits first = taps[tap / 2], second = taps[(tap + 9) / 2];
+      const Bits pair = tap % 2 ? first >> 16 | second << 16 : (first & 0xffffu) | (second & 0xffff0000u);
+      store(packed + tap * lanes, reinterpret_cast<Vec>(pair));
+    });
+  }
 }
 
 // The sum's two sides: `map` deals out the channels of its target, `width` is that of a group of its source.
@@ -102,44 +189,33 @@ struct PackPlan {
   int64_t size() const { return map.vectors() * vector_size(); }
 };
 
-// Packs the weights of one vector, one channel in a lane.
+// Packs the weights of one vector.
 template <class T, int slot>
-void pack_vector(const PackPlan<slot>& plan, const Weight<const void*>& weight, int64_t vector, float* packed) {
+void pack(const PackPlan<slot>& plan, const Weight<const void*>& weight, int64_t vector, float* packed) {
+  constexpr int count = per_lane<T>;
   const T* data = static_cast<const T*>(weight.data);
-  const int64_t width = plan.width, outputs = plan.lanes_are_inputs ? width : plan.map.width;
+  const int64_t width = plan.width, elements = width / count;
+  const int64_t outputs = plan.lanes_are_inputs ? width : plan.map.width;
   const int64_t inputs = plan.lanes_are_inputs ? plan.map.width : width;
   const LaneOffsets offsets(plan.map, vector, plan.lanes_are_inputs, outputs, weight);
   const bool kcrs = is_kcrs(weight), krsc = is_krsc(weight, inputs), flip = plan.flip;
-  std::fill(packed + packed_size(width), packed + packed_size(plan.channels), 0.0f);
+  const int64_t packed_elements = (width + count - 1) / count;
+  std::fill(packed + packed_size(packed_elements), packed + plan.vector_size(), 0.0f);
+  if (width % count || !(kcrs || krsc)) return pack_one_by_one(data, offsets, width, flip, packed);
   if (plan.lanes_are_inputs && kcrs) {
-    for (int64_t channel = 0; channel < width; ++channel)
-      pack_runs(
-          data + channel * offsets.channel, 9, offsets,
-          [&](int64_t t) { return packed_place(channel, flip ? 8 - t : t); }, packed);
-  } else if (plan.lanes_are_inputs && krsc && slot == lanes && !plan.map.straddles(vector)) {
-    data += offsets.lane[0];
-    for (int64_t t = 0; t < 9; ++t)
-      for (int64_t channel = 0; channel < width; ++channel)
-        store(packed + packed_place(channel, flip ? 8 - t : t),
-              load_part(data + channel * offsets.channel + t * offsets.s, plan.map.count(vector)));
-  } else if (!plan.lanes_are_inputs && kcrs) {
-    pack_runs(data, 9 * width, offsets, [](int64_t t) { return t * lanes; }, packed);
-  } else if (!plan.lanes_are_inputs && krsc) {
-    for (int64_t t = 0; t < 9; ++t)
-      pack_runs(data + t * width, width, offsets, [&](int64_t channel) { return packed_place(channel, t); }, packed);
+    for (int64_t i = 0; i < elements; ++i)
+      pack_taps<T>(data + i * count * offsets.channel, offsets, flip ? -lanes : lanes,
+                   packed + packed_place(i, flip ? 8 : 0));
+  } else if (plan.lanes_are_inputs) {
+    const auto row = [&](int64_t i, int64_t tap) { return data + i * count * offsets.channel + tap * offsets.s; };
+    pack_rows<T>(elements, offsets, row, flip, packed);
+  } else if (kcrs) {
+    pack_runs(data, 9 * elements, offsets, [](int64_t t) { return t * lanes; }, packed);
+    if (count == 2) pair_channels(elements, packed);
   } else {
-    pack_one_by_one(data, offsets, width, flip, packed);
+    for (int64_t t = 0; t < 9; ++t)
+      pack_runs(data + t * width, elements, offsets, [&](int64_t i) { return packed_place(i, t); }, packed);
   }
-}
-
-// Packs the weights of one vector. `scratch` holds them as floats where they become pairs.
-template <class T, int slot>
-void pack(const PackPlan<slot>& plan, const Weight<const void*>& weight, int64_t vector, float* scratch, float* to) {
-  pack_vector<T>(plan, weight, vector, plan.per_lane == 2 ? scratch : to);
-  if (plan.per_lane == 1) return;
-  for (int64_t channel = 0; channel < plan.channels; channel += 2)
-    for (int64_t tap = 0; tap < 9; ++tap, to += lanes)
-      store(to, make_pairs(load(scratch + packed_place(channel, tap)), load(scratch + packed_place(channel + 1, tap))));
 }
 
 // The other way, for wgrad: the sum of `parts` packed vectors of weights, `part_size` apart, to the weight tensor.

@@ -84,9 +84,9 @@ int64_t packed_bytes_of(const Problem& problem) {
 template <class T, int slot>
 void pack_ahead(const FpropArgs& args) {
   const PackPlan<slot> plan = fprop_sum<T, slot>(args).pack_plan();
-  float *packed = static_cast<float*>(args.packed), *scratch = static_cast<float*>(args.launch.workspace);
+  float* packed = static_cast<float*>(args.packed);
   for (int64_t vector = 0; vector < plan.map.vectors(); ++vector)
-    pack<T>(plan, args.weight, vector, scratch, packed + vector * plan.vector_size());
+    pack<T>(plan, args.weight, vector, packed + vector * plan.vector_size());
 }
 
 template <class T, int slot>

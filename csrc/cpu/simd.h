@@ -128,6 +128,30 @@ template <int per_lane>
   return reinterpret_cast<Vec>(reinterpret_cast<Bits>(first) >> 16 | (reinterpret_cast<Bits>(second) & 0xffff0000u));
 }
 
+inline float make_pair(float first, float second) {
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(first) >> 16 | (std::bit_cast<uint32_t>(second) & 0xffff0000u));
+}
+
+// Eight elements to the lower lanes; the others are undefined.
+[[gnu::always_inline]] inline Vec load_eight(const float* from) {
+#ifdef __AVX512F__
+  return _mm512_castps256_ps512(_mm256_loadu_ps(from));
+#else
+  return load(from);
+#endif
+}
+
+template <class T>
+[[gnu::always_inline]] inline Vec load_eight(const T* from) {
+#ifdef __AVX512F__
+  const Halves halves =
+      reinterpret_cast<Halves>(_mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+  return widen(halves, T());
+#else
+  return load(from);
+#endif
+}
+
 #ifdef __AVX512F__
 // Some of a vector's lanes: the others are zero in what is loaded, and sums and memory keep what they hold there. Masks
 // cost AVX-512 nothing.
@@ -351,10 +375,19 @@ template <int half>
   return __builtin_shuffle(even, odd, index);
 }
 
-// Transposes a square of lanes x lanes: swaps ever larger blocks across the diagonal.
-[[gnu::always_inline]] inline void transpose(Vec (&rows)[lanes]) {
+// The first eight elements of two vectors of 16.
+[[gnu::always_inline]] inline Vec lower_eights(Vec a, Vec b) {
+  Index index;
+  for (int lane = 0; lane < lanes; ++lane) index[lane] = lane < 8 ? lane : lanes + lane - 8;
+  return __builtin_shuffle(a, b, index);
+}
+
+// Swaps ever larger blocks across the diagonal: transposes a square of lanes x lanes, or two squares of eight side by
+// side.
+template <int count>
+[[gnu::always_inline]] inline void transpose(Vec (&rows)[count]) {
   const auto swap_blocks = [&](auto size) RESNEXT_INLINE {
-    unroll<lanes>([&](auto row) RESNEXT_INLINE {
+    unroll<count>([&](auto row) RESNEXT_INLINE {
       if constexpr ((row & size) == 0) {
         const Vec a = rows[row], b = rows[row + size];
         Index upper, lower;  // element l of a is l, of b is lanes + l
@@ -370,7 +403,7 @@ template <int half>
   swap_blocks(std::integral_constant<int, 1>());
   swap_blocks(std::integral_constant<int, 2>());
   swap_blocks(std::integral_constant<int, 4>());
-  if constexpr (lanes == 16) swap_blocks(std::integral_constant<int, 8>());
+  if constexpr (count == 16) swap_blocks(std::integral_constant<int, 8>());
 }
 
 }  // namespace
