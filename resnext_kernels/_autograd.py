@@ -38,7 +38,7 @@ def contract(missing: str, tensors: dict[str, torch.Tensor], geometry: Geometry)
 
 def call_operator(operator, *args, kernel_name: str = "") -> torch.Tensor:
     """The operator's result, past its kernel at the Autograd key (Python) where that has nothing to record."""
-    if torch.compiler.is_compiling() or _is_recorded(args) or transformed():
+    if torch.compiler.is_dynamo_compiling() or _is_recorded(args) or transformed():
         return operator(*args, kernel_name=kernel_name)
     return call_below_autograd(operator, *args, kernel_name=kernel_name)
 

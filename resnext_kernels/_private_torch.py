@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active as functorch_active
 from torch._C import _AutoDispatchBelowAutograd as below_autograd
-from torch._C import _get_mkldnn_enabled, _is_tracing, _len_torch_dispatch_stack
+from torch._C import _get_mkldnn_enabled, _is_any_autocast_enabled, _is_tracing, _len_torch_dispatch_stack
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
@@ -14,7 +14,7 @@ from torch.autograd.function import _SingleLevelFunction as SingleLevelFunction
 from torch.nn import Parameter
 
 __all__ = ["SingleLevelFunction", "apply_single_level", "call_below_autograd", "transformed"]
-__all__ += ["looked_at", "onednn_conv2d", "onednn_pack", "onednn_serves"]
+__all__ += ["looked_at", "onednn_conv2d", "onednn_pack", "onednn_serves", "without_wrapper"]
 
 
 def apply_single_level(function: type[SingleLevelFunction], *args):
@@ -37,6 +37,11 @@ def call_below_autograd(operator, *args, **kwargs):
         return operator(*args, **kwargs)
 
 
+def without_wrapper(operator):
+    """What calls the operator in the end: a Python function less on the way."""
+    return operator._op
+
+
 def transformed() -> bool:
     """Whether a functorch transform or a level of forward-mode AD is active, so that tensors may have tangents."""
     return functorch_active() or forward_ad._current_level >= 0
@@ -47,9 +52,11 @@ def looked_at(*tensors: Tensor) -> bool:
 
     If not, all are plain tensors on the CPU, and nothing watches, casts or records the call.
     """
-    if torch.compiler.is_compiling():  # asked first: what compiles knows not all that follows
+    if torch.compiler.is_dynamo_compiling():  # asked first: what compiles knows not all that follows
         return True
-    if _is_tracing() or transformed() or _len_torch_dispatch_stack() > 0 or torch.is_autocast_enabled("cpu"):
+    if _is_tracing() or functorch_active() or _len_torch_dispatch_stack() > 0 or _is_any_autocast_enabled():
+        return True
+    if forward_ad._current_level >= 0:
         return True
     recorded = torch.is_grad_enabled()
     for tensor in tensors:

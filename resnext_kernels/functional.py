@@ -14,7 +14,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 from . import _autograd, _ops, _private_torch
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-OUTPUT = _ops.OPERATORS["output"]
+_OUTPUT = _private_torch.without_wrapper(_ops.OPERATORS["output"])
 OPS = ("fprop", "fprop_act", "dgrad", "wgrad")
 
 
@@ -93,9 +93,9 @@ def grouped_conv2d(
         return handle_torch_function(grouped_conv2d, (input, weight, bias), *arguments, kernel=kernel)
     if not kernel and _is_plain_call(input, weight, bias, stride, padding, dilation, groups):
         if torch.is_inference_mode_enabled():  # is below autograd
-            return OUTPUT(input, weight, bias, stride, padding, dilation, groups)
+            return _OUTPUT(input, weight, bias, stride, padding, dilation, groups)
         with _private_torch.below_autograd():
-            return OUTPUT(input, weight, bias, stride, padding, dilation, groups)
+            return _OUTPUT(input, weight, bias, stride, padding, dilation, groups)
     traced = torch.compiler.is_exporting() or torch.jit.is_tracing()
     if traced and not kernel and torch.onnx.is_in_onnx_export():  # asked last, it is slow
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
@@ -126,8 +126,9 @@ def _is_plain_call(input, weight, bias, stride, padding, dilation, groups) -> bo
         return False
     if not (type(stride) is type(padding) is type(dilation) is tuple) or not _ops.has_direct_kernels:
         return False
-    if {type(groups), *map(type, stride), *map(type, padding), *map(type, dilation)} != {int}:  # 1.0 and True are 1
-        return False
+    for number in (groups, *stride, *padding, *dilation):
+        if type(number) is not int:  # 1.0 and True are 1
+            return False
     if dtype is torch.bfloat16 and _ops.has_amx:
         return False
     return _takes(input.shape, weight.shape, dtype, stride, padding, dilation, groups)

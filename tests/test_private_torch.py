@@ -13,6 +13,7 @@ PRIVATE = [
     ("torch.autograd.forward_ad", "_set_fwd_grad_enabled"),
     ("torch.autograd.forward_ad", "_current_level"),
     ("torch._C", "_get_mkldnn_enabled"),
+    ("torch._C", "_is_any_autocast_enabled"),
     ("torch._C", "_is_tracing"),
     ("torch._C", "_len_torch_dispatch_stack"),
 ]
