@@ -130,7 +130,7 @@ struct WgradPlan {
 template <class T, int slot>
 WgradPlan<T, slot> wgrad_plan(const WgradArgs& args) {
   constexpr int64_t tile_floats = 24 * 1024, tile_floats_across = 112 * 1024, input_floats_at_once = 5 * 1024;
-  constexpr int64_t wanted_tasks = 32, cached_bytes = 8 << 20;
+  constexpr int64_t wanted_tasks = 32, second_level_bytes = 1 << 20, many_products = 24;
   const ConvShape& shape = args.problem.shape;
   WgradPlan<T, slot> plan{};
   plan.input = input_tensor<slot>(args.problem, static_cast<const T*>(args.input));
@@ -138,9 +138,11 @@ WgradPlan<T, slot> wgrad_plan(const WgradArgs& args) {
   const Lanes<slot>&inputs = plan.input.map, &outputs = plan.grad_output.map;
   const int64_t step = slot == 1 ? 1 : wgrad_channels, channels = (inputs.width + step - 1) / step * step;
   plan.pack = {outputs, inputs.width, channels, 1, false, false};
-  plan.prefetch = shape.n * (inputs.channels() * plan.input.pixels() + outputs.channels() * plan.grad_output.pixels()) *
-                      int64_t(sizeof(T)) >
-                  cached_bytes;
+  // Sums that are long beside the copies hide the way from the last-level cache, too.
+  const int64_t output_numbers = outputs.channels() * plan.grad_output.pixels();
+  const int64_t numbers = inputs.channels() * plan.input.pixels() + output_numbers;
+  const bool long_sums = 9 * inputs.width * output_numbers >= many_products * numbers;
+  plan.prefetch = shape.n * numbers * int64_t(sizeof(T)) > (long_sums ? second_level_bytes : cached_bytes);
   plan.with_bias = args.grad_bias;
   plan.stride = shape.stride_h;
   constexpr bool pairs = per_lane<T> == 2;
