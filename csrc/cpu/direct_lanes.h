@@ -5,6 +5,7 @@
 #include "direct_across.h"
 #include "grouped_conv.h"
 #include "simd.h"
+#include "transpose.h"
 
 // How the channels of a tensor lie in vectors, and copies between tensors and scratch tiles of floats in that order.
 // A group takes `slot` lanes of a vector (4 or 8: groups share vectors), or whole vectors where it is wider; or it lies

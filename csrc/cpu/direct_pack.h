@@ -3,6 +3,7 @@
 
 #include "direct_lanes.h"
 #include "grouped_conv.h"
+#include "transpose.h"
 
 // Weights in the order in which the direct kernels read and write them: for each vector of channels: channel in
 // group, r, s, lane. Lanes are output channels in fprop and wgrad, input channels in dgrad; `channel` is the other

@@ -1,5 +1,6 @@
 #pragma once
 #include "direct_lanes.h"
+#include "transpose.h"
 
 // Tiles of pairs for wgrad in bfloat16 (PairSums in direct_wgrad_sums.h says which): a vector holds a channel in each
 // lane, and in its halves that channel of two pixels.
