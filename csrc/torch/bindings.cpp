@@ -2,7 +2,9 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <future>
+#include <memory>
 #include <new>
 
 #include "operator.h"
@@ -23,6 +25,10 @@ int team_size(const ConvShape& shape) {
   const int64_t work = shape.n * shape.k * shape.p() * shape.q() * shape.c_per_group() * shape.r * shape.s;
   return static_cast<int>(std::clamp<int64_t>(work / kMultiplyAddsPerThread, 1, torch::stable::get_num_threads()));
 }
+
+struct Free {
+  void operator()(void* memory) const { std::free(memory); }
+};
 
 struct Cpu {
   static constexpr const char* name = "CPU";
@@ -45,11 +51,12 @@ struct Cpu {
   }
 
   template <class Args>
-  static void launch(const KernelEntry<Args>& entry, Args& args, const Tensor& like) {
+  static void launch(const KernelEntry<Args>& entry, Args& args, const Tensor&) {
     args.launch.threads = team_size(args.problem.shape);
     const int64_t bytes = entry.workspace_bytes(args.problem, args.launch.threads);
-    const Tensor workspace = torch::stable::empty({bytes}, ScalarType::Byte, std::nullopt, like.device());
-    args.launch.workspace = workspace.mutable_data_ptr();
+    const std::unique_ptr<void, Free> workspace(std::aligned_alloc(64, (bytes + 63) / 64 * 64));
+    STD_TORCH_CHECK(workspace || bytes == 0, "not enough memory: a kernel's workspace takes ", bytes, " bytes");
+    args.launch.workspace = workspace.get();
     if (forked && args.launch.threads > 1)  // by a new thread, which has had no team
       std::async(std::launch::async, [&] { entry.launch(args); }).get();
     else

@@ -136,14 +136,51 @@ std::string device_name(const Tensor& tensor) {
   return tensor.is_cpu() ? "cpu" : tensor.is_cuda() ? "cuda" : "another kind of device";
 }
 
+namespace {
+
+constexpr int kOrders[2][4] = {{3, 2, 1, 0}, {1, 3, 2, 0}};  // of the axes in NCHW and NHWC, innermost first
+
+// As PyTorch's is_contiguous, for four axes.
+bool is_dense(const Tensor& tensor, Layout layout) {
+  const auto sizes = tensor.sizes(), strides = tensor.strides();
+  int64_t expected = 1;
+  for (const int axis : kOrders[layout == Layout::nhwc]) {
+    if (sizes[axis] != 1 && strides[axis] != expected) return false;
+    expected *= sizes[axis];
+  }
+  return true;
+}
+
+MemoryFormat memory_format(Layout layout) {
+  return layout == Layout::nhwc ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+}
+
+}  // namespace
+
+// Both ask PyTorch's operator, which takes microseconds to find, only where something has to be copied.
+Tensor dense(const Tensor& tensor) { return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor); }
+
 Tensor dense(const Tensor& tensor, Layout layout) {
-  return torch::stable::contiguous(tensor,
-                                   layout == Layout::nhwc ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  return is_dense(tensor, layout) ? tensor : torch::stable::contiguous(tensor, memory_format(layout));
 }
 
 Tensor new_output(const Tensor& like, const Ints& size, Layout layout) {
+  int32_t dtype = 0, device_type = 0, device_index = 0;
+  aoti_torch_get_dtype(like.get(), &dtype);
+  aoti_torch_get_device_type(like.get(), &device_type);
+  aoti_torch_get_device_index(like.get(), &device_index);
+  int64_t strides[4], stride = 1;
+  for (const int axis : kOrders[layout == Layout::nhwc]) {
+    strides[axis] = stride;
+    stride *= size[axis];
+  }
+  AtenTensorHandle handle = nullptr;
+  const bool made = stride > 0 && aoti_torch_empty_strided(4, size.data(), strides, dtype, device_type, device_index,
+                                                           &handle) == AOTI_TORCH_SUCCESS;
+  if (made) return Tensor(handle);
+  // Empty, or an error, whose words this operator has.
   return torch::stable::empty(size, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
-                              layout == Layout::nhwc ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+                              memory_format(layout));
 }
 
 }  // namespace resnext::binding

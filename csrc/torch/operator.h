@@ -56,6 +56,7 @@ void check_per_channel(const Tensor& tensor, const char* argument, const Tensor&
 void check_pair(const Ints& values, const char* argument);
 std::string device_name(const Tensor& tensor);
 
+Tensor dense(const Tensor& tensor);  // of one axis
 Tensor dense(const Tensor& tensor, Layout layout);
 Tensor new_output(const Tensor& like, const Ints& size, Layout layout);
 
@@ -149,7 +150,7 @@ Tensor grouped_conv2d(const Tensor& input, const Tensor& weight, const std::opti
                     text(sizes(*bias)), " instead");
     check_operand(*bias, "bias", input, "input");
   }
-  const auto dense_bias = bias ? std::optional(torch::stable::contiguous(*bias)) : std::nullopt;
+  const auto dense_bias = bias ? std::optional(dense(*bias)) : std::nullopt;
   return fprop<Device>(shape, input, weight, dense_bias, kernel_name);
 }
 
@@ -170,7 +171,7 @@ Tensor grouped_conv2d_act(const Tensor& input, const Tensor& weight, const Tenso
   }
   STD_TORCH_CHECK(activation == "relu" || activation == "none", "expected activation to be 'relu' or 'none', got '",
                   activation, "'");
-  const Fused fused{torch::stable::contiguous(scale), torch::stable::contiguous(shift), residual, activation == "relu"};
+  const Fused fused{dense(scale), dense(shift), residual, activation == "relu"};
   return fprop<Device>(shape, input, weight, std::nullopt, kernel_name, fused, packed);
 }
 
