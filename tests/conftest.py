@@ -15,7 +15,7 @@ torch.set_num_threads(1)
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--all-architectures", action="store_true", help="test_cubins.py: every architecture, not just sm_80 and sm_90"
+        "--all-architectures", action="store_true", help="test_cubins.py: every architecture, not just sm_80"
     )
     parser.addoption("--asan", action="store_true", help="test_asan.py: build and run under AddressSanitizer")
     parser.addoption("--emulation", help="a folder with the _testing_cuda to test, instead of the package's own")

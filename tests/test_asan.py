@@ -31,6 +31,7 @@ KERNELS = "test_exact or test_a_network_layer or test_wrappers or test_correct_k
 CPU_FLAGS = ["-O1", "-g1", "-std=c++20", "-fopenmp", "-Wall", f"-I{ROOT}/csrc", "-fno-sanitize-recover=all"]
 CPU_FLAGS += ["-fsanitize=address,undefined"]
 QUICKLY = ["-fno-sanitize=null,alignment,object-size,pointer-overflow", "-fno-sanitize-address-use-after-scope"]
+QUICKLY += ["--param", "asan-instrumentation-with-call-threshold=0"]  # the same checks, by calls
 AVX2, AVX512 = ["-mavx2", "-mfma", "-mf16c"], [f"-mavx512{part}" for part in ("f", "bw", "vl", "dq")] + ["-mfma"]
 INSTRUCTION_SETS = {"_avx2": AVX2, "_avx512": AVX512, "_avx512bf16": [*AVX512, "-mavx512bf16"]}
 
