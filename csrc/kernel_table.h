@@ -35,7 +35,7 @@ struct KernelEntry {
   bool fuses = false;                        // it computes problems that are fused, too
   bool (*yields)(const Problem&) = nullptr;  // whether it lets entries behind it go first; null: never
   // Weights packed ahead of the launches that read them: how many bytes, and what writes them to args.packed from
-  // args.weight, with the workspace of a launch. They depend on the weight's size alone, not on the maps. Null: none.
+  // args.weight. They depend on the weight's size alone, not on the maps. Null: none.
   int64_t (*packed_bytes)(const Problem&) = nullptr;
   void (*pack)(const Args&) = nullptr;
 };

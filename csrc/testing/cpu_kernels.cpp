@@ -85,7 +85,7 @@ struct Cpu {
       packing.problem.shape.w += 5;
       packing.weight = args.weight;
       packing.packed = args.packed = packed.data();
-      in_workspace(entry.pack, entry, packing, 1);
+      entry.pack(packing);
       packed.check();
       char* output = static_cast<char*>(args.output);
       const int64_t bytes = shape.n * shape.k * shape.p() * shape.q() * element_size(args.problem.dtype);

@@ -80,11 +80,9 @@ Tensor pack_weight(const Tensor& weight, const Ints& problem_shape, bool channel
   };
   if (!entry->pack) return bytes(0);
   const Tensor packed = bytes(sizeof(PackedLabel) + entry->packed_bytes(args.problem));
-  const Tensor workspace = bytes(entry->workspace_bytes(args.problem, 1));
   auto* label = new (packed.mutable_data_ptr()) PackedLabel(entry->name, shape);
   args.weight = weight_view(weight.const_data_ptr(), weight);
   args.packed = label + 1;
-  args.launch = {workspace.mutable_data_ptr(), 1, nullptr};
   entry->pack(args);
   return packed;
 }
