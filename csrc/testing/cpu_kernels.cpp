@@ -58,19 +58,19 @@ struct Cpu {
 
     template <class Args>
     void launch(const KernelEntry<Args>& entry, Args& args) {
-      in_workspace(entry.launch, entry, args, threads_);
+      in_workspace(entry, args);
       if constexpr (std::is_same_v<Args, FpropArgs>)
         if (entry.pack) launch_packed(entry, args);
     }
 
    private:
     template <class Args>
-    static void in_workspace(void (*function)(const Args&), const KernelEntry<Args>& entry, Args& args, int threads) {
-      const Workspace workspace(entry.workspace_bytes(args.problem, threads));
-      args.launch = {workspace.data(), threads, nullptr};
+    void in_workspace(const KernelEntry<Args>& entry, Args& args) {
+      const Workspace workspace(entry.workspace_bytes(args.problem, threads_));
+      args.launch = {workspace.data(), threads_, nullptr};
       {
         py::gil_scoped_release unlocked;
-        function(args);
+        entry.launch(args);
       }
       workspace.check();
     }
@@ -91,7 +91,7 @@ struct Cpu {
       const int64_t bytes = shape.n * shape.k * shape.p() * shape.q() * element_size(args.problem.dtype);
       const std::string before(output, bytes);
       std::memset(output, 0xff, bytes);
-      in_workspace(entry.launch, entry, args, threads_);
+      in_workspace(entry, args);
       packed.check();
       if (before != std::string_view(output, bytes))
         throw std::runtime_error("weights that were packed ahead give another result");
