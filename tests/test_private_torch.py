@@ -24,6 +24,10 @@ def test_private_name_exists(module, name):
     assert hasattr(importlib.import_module(module), name), f"this torch has no {module}.{name}"
 
 
+def test_operators_have_what_calls_them():
+    assert callable(torch.ops.aten.add.Tensor._op), "this torch's operators have no _op"
+
+
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 def test_private_operators_exist():
     assert {"default", "binary"} <= set(torch.ops.mkldnn._convolution_pointwise.overloads())

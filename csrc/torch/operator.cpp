@@ -165,19 +165,19 @@ Tensor dense(const Tensor& tensor, Layout layout) {
 }
 
 Tensor new_output(const Tensor& like, const Ints& size, Layout layout) {
-  int32_t dtype = 0, device_type = 0, device_index = 0;
-  aoti_torch_get_dtype(like.get(), &dtype);
-  aoti_torch_get_device_type(like.get(), &device_type);
-  aoti_torch_get_device_index(like.get(), &device_index);
   int64_t strides[4], stride = 1;
+  bool possible = true;
   for (const int axis : kOrders[layout == Layout::nhwc]) {
     strides[axis] = stride;
-    stride *= size[axis];
+    possible = possible && size[axis] > 0 && !__builtin_mul_overflow(stride, size[axis], &stride);
   }
-  AtenTensorHandle handle = nullptr;
-  const bool made = stride > 0 && aoti_torch_empty_strided(4, size.data(), strides, dtype, device_type, device_index,
-                                                           &handle) == AOTI_TORCH_SUCCESS;
-  if (made) return Tensor(handle);
+  int32_t dtype, type, index;
+  AtenTensorHandle handle;
+  if (possible && aoti_torch_get_dtype(like.get(), &dtype) == AOTI_TORCH_SUCCESS &&
+      aoti_torch_get_device_type(like.get(), &type) == AOTI_TORCH_SUCCESS &&
+      aoti_torch_get_device_index(like.get(), &index) == AOTI_TORCH_SUCCESS &&
+      aoti_torch_empty_strided(4, size.data(), strides, dtype, type, index, &handle) == AOTI_TORCH_SUCCESS)
+    return Tensor(handle);
   // Empty, or an error, whose words this operator has.
   return torch::stable::empty(size, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
                               memory_format(layout));
