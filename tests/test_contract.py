@@ -251,3 +251,21 @@ def test_more_than_2_to_the_31_elements(channels_last):
         results.append([output[-few:].detach().clone(), grads[0][-few:].clone(), grads[1]])
         assert (leaves[0].numel() > 2**31) == (n == batch)
     assert all(torch.equal(ours, expected) for ours, expected in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("width", [3, 4, 8, 24])
+def test_the_order_of_weights_in_memory_changes_nothing(width, dtype):
+    """Kernels know two orders; in others they fetch weights one by one."""
+    input, weight = torch.randn(2, 4 * width, 7, 6).to(dtype), torch.randn(4 * width, width, 3, 3).to(dtype)
+    other = weight.permute(3, 0, 2, 1).contiguous().permute(1, 3, 2, 0)
+    assert not any(
+        other.is_contiguous(memory_format=memory_format)
+        for memory_format in (torch.contiguous_format, torch.channels_last)
+    )
+    results = []
+    for each in (weight, other):
+        leaf = input.clone().requires_grad_()
+        output = torch.ops.resnext_kernels.grouped_conv2d(leaf, each, None, [1, 1], [1, 1], [1, 1], 4)
+        results.append((output, *torch.autograd.grad(output.sum(), leaf)))
+    assert all(map(torch.equal, *results))

@@ -95,21 +95,6 @@ VIEWS = {
 }
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("width", [3, 4, 8, 24])
-def test_the_order_of_weights_in_memory_changes_nothing(width, dtype):
-    """Kernels know two orders; in others they fetch weights one by one."""
-    input, weight = torch.randn(2, 4 * width, 7, 6).to(dtype), torch.randn(4 * width, width, 3, 3).to(dtype)
-    other = weight.permute(3, 0, 2, 1).contiguous().permute(1, 3, 2, 0)
-    assert not any(other.is_contiguous(memory_format=memory_format) for memory_format in FORMATS.values())
-    results = []
-    for each in (weight, other):
-        leaf = input.clone().requires_grad_()
-        output = grouped_conv2d(leaf, each, padding=1, groups=4)
-        results.append((output, *torch.autograd.grad(output.sum(), leaf)))
-    assert all(map(torch.equal, *results))
-
-
 @pytest.mark.parametrize("weight_format", FORMATS.values(), ids=FORMATS)
 @pytest.mark.parametrize("view", VIEWS)
 def test_any_strides_give_conv2ds_values_and_strides(view, weight_format):
