@@ -22,6 +22,7 @@ LARGE = {
         resnext50_32x4d[1].with_batch(3),
         Problem(3, 72, 100, 100, 72, groups=3),
         Problem(3, 32, 101, 100, 64, groups=8, stride=(2, 2)),
+        Problem(3, 64, 107, 106, 64, groups=4),
     )
 }
 

@@ -1,5 +1,7 @@
 """Which problems PyTorch's own convolution computes because it is faster, and that they can still be had from ours."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -172,3 +174,30 @@ def test_plain_calls_go_to_the_operator_at_once(monkeypatch):
     monkeypatch.setattr("resnext_kernels._ops.has_amx", True)
     grouped_conv2d(x.bfloat16(), plain.bfloat16(), None, *pairs)
     assert len(asked) == 16
+
+
+@pytest.mark.parametrize(
+    ("width", "side", "images", "stride", "dtype", "kernel"),
+    [
+        (16, 14, 1, 1, torch.float32, "winograd_f32_avx512"),
+        (64, 7, 16, 1, torch.float32, "winograd_f32_avx512"),
+        (24, 14, 4, 1, torch.float32, "winograd_f32_avx2"),  # vectors of eight lanes, which it fills
+        (64, 7, 1, 1, torch.float32, "direct_wide_f32_avx512"),  # fewer pixels than weights to transform
+        (32, 28, 16, 2, torch.float32, "direct_wide_f32_avx512"),
+        (32, 28, 16, 1, torch.float16, "direct_wide_f16_avx512"),
+    ],
+)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_wide_groups_are_computed_by_winograd_where_that_takes_less(
+    width, side, images, stride, dtype, kernel, channels_last
+):
+    if width == 24 and "GenuineIntel" in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this CPU multiplies twice as many floats in a cycle with AVX-512")
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    input = torch.empty(images, 4 * width, side, side, dtype=dtype).contiguous(memory_format=memory_format)
+    weight = torch.empty(4 * width, width, 3, 3, dtype=dtype)
+    for pass_name in ("fprop", "dgrad", "wgrad"):
+        explanation = explain(pass_name, input, weight, stride=stride, padding=1, groups=4)
+        if any("no AVX-512" in reason for _, reason in explanation.entries):
+            pytest.skip("this CPU has no AVX-512")
+        assert explanation.kernel == f"{pass_name}_{kernel}"

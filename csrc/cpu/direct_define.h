@@ -13,41 +13,41 @@ using Stored = std::conditional_t<dtype == DType::f32, float, std::conditional_t
 }  // namespace resnext::cpu
 
 // The functions of one instruction set.
-#define RESNEXT_DEFINE_DIRECT(isa)                                       \
-  namespace resnext::cpu::isa {                                          \
-  static_assert(vector_lanes == lanes, "compiled with other flags");     \
-  template <DType dtype, int slot>                                       \
-  int64_t fprop_workspace(const Problem& problem, int threads) {         \
-    return fprop_workspace_bytes<Stored<dtype>, slot>(problem, threads); \
-  }                                                                      \
-  template <DType dtype, int slot>                                       \
-  int64_t dgrad_workspace(const Problem& problem, int threads) {         \
-    return dgrad_workspace_bytes<Stored<dtype>, slot>(problem, threads); \
-  }                                                                      \
-  template <DType dtype, int slot>                                       \
-  int64_t wgrad_workspace(const Problem& problem, int threads) {         \
-    return wgrad_workspace_bytes<Stored<dtype>, slot>(problem, threads); \
-  }                                                                      \
-  template <DType dtype, int slot>                                       \
-  int64_t fprop_packed(const Problem& problem) {                         \
-    return packed_bytes_of<Stored<dtype>, slot>(problem);                \
-  }                                                                      \
-  template <DType dtype, int slot>                                       \
-  void fprop_pack(const FpropArgs& args) {                               \
-    pack_ahead<Stored<dtype>, slot>(args);                               \
-  }                                                                      \
-  template <DType dtype, int slot>                                       \
-  void fprop(const FpropArgs& args) {                                    \
-    run_fprop<Stored<dtype>, slot>(args);                                \
-  }                                                                      \
-  template <DType dtype, int slot>                                       \
-  void dgrad(const DgradArgs& args) {                                    \
-    run_dgrad<Stored<dtype>, slot>(args);                                \
-  }                                                                      \
-  template <DType dtype, int slot>                                       \
-  void wgrad(const WgradArgs& args) {                                    \
-    run_wgrad<Stored<dtype>, slot>(args);                                \
-  }                                                                      \
+#define RESNEXT_DEFINE_DIRECT(isa)                                                      \
+  namespace resnext::cpu::isa {                                                         \
+  static_assert(vector_lanes == lanes, "compiled with other flags");                    \
+  template <DType dtype, int slot>                                                      \
+  int64_t fprop_workspace(const Problem& problem, int threads) {                        \
+    return fprop_workspace_bytes<Stored<dtype>, slot>(problem, threads);                \
+  }                                                                                     \
+  template <DType dtype, int slot>                                                      \
+  int64_t dgrad_workspace(const Problem& problem, int threads) {                        \
+    return dgrad_workspace_bytes<Stored<dtype>, slot>(problem, threads);                \
+  }                                                                                     \
+  template <DType dtype, int slot>                                                      \
+  int64_t wgrad_workspace(const Problem& problem, int threads) {                        \
+    return wgrad_workspace_bytes<Stored<dtype>, slot>(problem, threads);                \
+  }                                                                                     \
+  template <DType dtype, int slot>                                                      \
+  int64_t fprop_packed(const Problem& problem) {                                        \
+    return packed_bytes(fprop_sum<Stored<dtype>, slot>(args_of<FpropArgs>(problem)));   \
+  }                                                                                     \
+  template <DType dtype, int slot>                                                      \
+  void fprop_pack(const FpropArgs& args) {                                              \
+    pack_ahead(fprop_sum<Stored<dtype>, slot>(args), static_cast<float*>(args.packed)); \
+  }                                                                                     \
+  template <DType dtype, int slot>                                                      \
+  void fprop(const FpropArgs& args) {                                                   \
+    run_fprop<Stored<dtype>, slot>(args);                                               \
+  }                                                                                     \
+  template <DType dtype, int slot>                                                      \
+  void dgrad(const DgradArgs& args) {                                                   \
+    run_dgrad<Stored<dtype>, slot>(args);                                               \
+  }                                                                                     \
+  template <DType dtype, int slot>                                                      \
+  void wgrad(const WgradArgs& args) {                                                   \
+    run_wgrad<Stored<dtype>, slot>(args);                                               \
+  }                                                                                     \
   }
 
 // The entries for one type and slot, one or all passes.

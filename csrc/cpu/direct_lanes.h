@@ -228,6 +228,16 @@ class LinesAhead {
   int64_t runs_ = 0, run_bytes_ = 0, distance_ = 0, lines_ = 0;  // `lines_` of a call
 };
 
+// What the next tile needs.
+struct MemoryAhead {
+  LinesAhead source, target;
+
+  void ask() {
+    source.ask();
+    target.ask();
+  }
+};
+
 // The pixels of a square, which is a vector of each of `lanes` planes.
 template <class T>
 constexpr int square_pixels = lanes * in_lane<T>;

@@ -3,6 +3,7 @@
 
 #include "direct.h"
 #include "direct_lanes.h"
+#include "winograd.h"
 
 // fprop and dgrad over whole tensors, cut into tiles: some channels of some rows. The sum reads pixels of NHWC where
 // they lie if it can multiply them as they are: their type is float (or bfloat16, where pairs of it are multiplied),
@@ -25,19 +26,21 @@ struct Sum {
   bool fused;
   Epilogue epilogue;    // if fused
   const float* packed;  // all weights, if they were packed before this call, or null
+  bool transformed;     // the weights are packed for Winograd
 
   PackPlan<slot> pack_plan() const {
     const int64_t channels = summed_channels<slot, per_lane<T>>(source.map.width);
-    return {target.map, source.map.width, channels, per_lane<T>, lanes_are_inputs, flip};
+    return {target.map, source.map.width, channels, per_lane<T>, lanes_are_inputs, flip, transformed};
   }
   int64_t target_bytes() const { return images * target.map.channels() * target.pixels() * int64_t(sizeof(T)); }
   int64_t source_bytes() const { return images * source.map.channels() * source.pixels() * int64_t(sizeof(T)); }
 };
 
-// Prefetching costs a little where the maps lie in cache anyway.
-template <class T, int slot>
+// Prefetching costs a little where the maps lie in cache anyway. Transforms, which do little else than load and store,
+// have nothing to hide the way from a near cache behind either.
+template <class Walk, class T, int slot>
 bool comes_from_memory(const Sum<T, slot>& sum) {
-  return sum.source_bytes() + sum.target_bytes() > cached_bytes;
+  return std::is_same_v<Walk, Winograd> || sum.source_bytes() + sum.target_bytes() > cached_bytes;
 }
 
 // The part of [0, count) that falls to the calling thread of a team.
@@ -63,18 +66,20 @@ struct TilePlan {
   // Each thread packs the weights of a block when it comes to it, so that they do not leave its cache and no thread
   // waits for another: where they are used in one go, but not where several threads would pack the same.
   bool packs_blocks;
-  int64_t source_floats, target_floats, residual_floats;  // scratch
+  int64_t source_floats, target_floats, residual_floats, winograd_floats;  // scratch
 
-  int64_t scratch() const { return source_floats + target_floats + residual_floats; }
+  int64_t tile_floats() const { return source_floats + target_floats + residual_floats; }
+  int64_t scratch() const { return tile_floats() + winograd_floats; }
 };
 
 // Units of a block that is read in place: all of them where groups are narrow, so that whole pixels are read, else as
 // many as keep their weights in the second-level cache.
 template <class T, int slot>
 int64_t units_in_place(const Sum<T, slot>& sum) {
-  constexpr int64_t cached_floats = 150 * 1024, most_channels = 256;
+  constexpr int64_t most_channels = 256;
+  const int64_t cached_floats = (sum.transformed ? 32 : 150) * 1024;
   const Lanes<slot>& map = sum.target.map;
-  if (map.width <= 16) return map.units();
+  if (map.width <= 16 && !sum.transformed) return map.units();
   const int64_t vectors = std::clamp<int64_t>(cached_floats / sum.pack_plan().vector_size(), 1, most_channels / lanes);
   return std::clamp<int64_t>(vectors / map.vectors_per_unit(), 1, map.units());
 }
@@ -105,7 +110,7 @@ TilePlan tile_plan(const Sum<T, slot>& sum, int threads) {
     plan.source_floats = source_pixels * plan.units * from.vectors_per_unit() * lanes / per_lane<T>;
     plan.target_floats = target_pixels * plan.units * to.vectors_per_unit() * lanes / per_lane<T>;
     plan.residual_floats = sum.fused ? plan.target_floats : 0;
-    return plan.scratch();
+    return plan.tile_floats();
   };
   plan.rows = plan.source_in_place ? 1 : sum.target.rows;
   if (plan.source_in_place) {
@@ -115,13 +120,17 @@ TilePlan tile_plan(const Sum<T, slot>& sum, int threads) {
     while (plan.units > 1 && floats(fewest_rows) > cached_floats) --plan.units;
     while (plan.rows > 1 && floats(plan.rows) > cached_floats) plan.rows = (plan.rows + 1) / 2;
   }
+  if constexpr (std::is_same_v<Walk, Winograd>) {
+    plan.rows = plan.source_in_place ? rows_of_squares(sum.target.rows, sum.target.columns) : plan.rows + plan.rows % 2;
+    plan.winograd_floats = winograd_scratch(sum.pack_plan().channels);
+  }
   floats(plan.rows);
   plan.tiles = (sum.target.rows + plan.rows - 1) / plan.rows;
   plan.blocks = (from.units() + plan.units - 1) / plan.units;
   plan.source_vectors = plan.units * from.vectors_per_unit();
   plan.target_vectors = plan.units * to.vectors_per_unit();
   const int64_t weights = sum.pack_plan().size();
-  plan.images_innermost = !nhwc || weights > cached_weights;
+  plan.images_innermost = !nhwc || sum.transformed || weights > cached_weights;
   const bool in_one_go = plan.images_innermost || sum.images == 1;
   plan.packs_blocks = !sum.packed && in_one_go && plan.blocks >= threads;
   return plan;
@@ -171,7 +180,7 @@ void load_residual(const Sum<T, slot>& sum, const Part& part, Result<per_lane<T>
 }
 
 // What the sum of one tile reads and writes.
-template <class T, int slot>
+template <class Walk, class T, int slot>
 Maps<per_lane<T>> tile_maps(const Sum<T, slot>& sum, const TilePlan& plan, const TileParts& parts, float* scratch) {
   using Target = Result<per_lane<T>>;
   Maps<per_lane<T>> maps{};
@@ -198,7 +207,7 @@ Maps<per_lane<T>> tile_maps(const Sum<T, slot>& sum, const TilePlan& plan, const
   maps.target_columns = sum.target.columns;
   maps.channels = sum.pack_plan().channels / per_lane<T>;
   maps.group_distance = (slot < lanes ? slot : sum.source.map.width) / per_lane<T>;
-  maps.prefetch = plan.source_in_place && comes_from_memory(sum);
+  maps.prefetch = plan.source_in_place && comes_from_memory<Walk>(sum);
   maps.crowded = plan.crowded;
   maps.stream = worth_streaming(sum, plan);
   maps.fused = sum.fused;
@@ -233,41 +242,63 @@ VectorPlace vector_place(const Sum<T, slot>& sum, const TilePlan& plan, int64_t 
   return place;
 }
 
-// `packed` are all weights; where the thread packs its blocks itself, those of one, in `own`.
+// What the next tile needs of its source beside what this one has of it.
+inline Part new_rows(const TileParts& here, const TileParts& next) {
+  Part rows = next.source;
+  if (rows.image != here.source.image || rows.first_vector != here.source.first_vector) return rows;
+  const int64_t known = std::clamp<int64_t>(here.source.first_row + here.source.rows - rows.first_row, 0, rows.rows);
+  return {rows.image, rows.first_vector, rows.vectors, rows.first_row + known, rows.rows - known};
+}
+
+// `packed` are all weights; where the thread packs its blocks itself, those of one, in `own`. Returns false if the sums
+// were made by Winograd and some are not finite.
 template <class Walk, class T, int slot>
-void sum_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const VectorPlace* vectors, const float* packed,
+bool sum_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const VectorPlace* vectors, const float* packed,
                float* own, float* scratch) {
   const PackPlan<slot> pack_plan = sum.pack_plan();
   const Share share = thread_share(sum.images * plan.blocks * plan.tiles);
-  const bool from_memory = comes_from_memory(sum);
+  const bool from_memory = comes_from_memory<Walk>(sum);
+  AllFinite finite;
+  [[maybe_unused]] const int64_t vectors_of_group = sum.target.map.vectors_per_unit();
   int64_t packed_vector = -1;
   for (int64_t index = share.begin; index < share.end; ++index) {
     const TileParts parts = tile_parts<Walk>(sum, plan, index);
-    const Part next = tile_parts<Walk>(sum, plan, std::min(index + 1, share.end - 1)).source;
+    const TileParts next = tile_parts<Walk>(sum, plan, std::min(index + 1, share.end - 1));
     if (plan.packs_blocks && parts.target.first_vector != packed_vector) {
       packed_vector = parts.target.first_vector;
       for (int64_t i = 0; i < parts.target.vectors; ++i)
         pack<T>(pack_plan, sum.weight, packed_vector + i, own + i * pack_plan.vector_size());
     }
-    Maps<per_lane<T>> maps = tile_maps(sum, plan, parts, scratch);
+    Maps<per_lane<T>> maps = tile_maps<Walk>(sum, plan, parts, scratch);
     maps.weights = packed;
     if (!plan.source_in_place)
       load_pixels(sum.source, parts.source, {parts.source.vectors * lanes, lanes}, source_scratch<T>(scratch));
     if (sum.epilogue.residual && !plan.target_in_place)
       load_residual(sum, parts.target,
                     reinterpret_cast<Result<per_lane<T>>*>(scratch + plan.source_floats + plan.target_floats));
-    LinesAhead target_ahead, source_ahead;
-    if (from_memory && !plan.target_in_place) target_ahead = {sum.target, parts.target, parts.target.rows};
-    if (from_memory && !plan.source_in_place) source_ahead = {sum.source, next, parts.target.rows};
-    for (int64_t i = 0; i < parts.target.rows; ++i) {
-      target_ahead.ask();
-      source_ahead.ask();
-      sum_row<Walk, slot, per_lane<T>>(maps, parts.target.first_row + i, vectors + parts.target.first_vector,
-                                       parts.target.vectors);
+    const VectorPlace* places = vectors + parts.target.first_vector;
+    const int64_t first_row = parts.target.first_row, rows = parts.target.rows;
+    MemoryAhead ahead;
+    if constexpr (std::is_same_v<Walk, Winograd>) {
+      const int64_t asks =
+          winograd_asks({rows, maps.target_columns, patches_at_once}, parts.target.vectors, vectors_of_group);
+      if (from_memory) ahead.source = {sum.source, plan.source_in_place ? new_rows(parts, next) : next.source, asks};
+      if (from_memory && !maps.stream)
+        ahead.target = {sum.target, plan.target_in_place ? next.target : parts.target, asks};
+      sum_squares(maps, first_row, first_row + rows, places, parts.target.vectors, ahead, scratch + plan.tile_floats(),
+                  finite);
+    } else {
+      if (from_memory && !plan.target_in_place) ahead.target = {sum.target, parts.target, rows};
+      if (from_memory && !plan.source_in_place) ahead.source = {sum.source, next.source, rows};
+      for (int64_t i = 0; i < rows; ++i) {
+        ahead.ask();
+        sum_row<Walk, slot, per_lane<T>>(maps, first_row + i, places, parts.target.vectors);
+      }
     }
     if (!plan.target_in_place) store_pixels(maps.target, parts.target, sum.target);
   }
   if (worth_streaming(sum, plan)) _mm_sfence();  // the caller's other threads must see what was streamed
+  return static_cast<bool>(finite);
 }
 
 // Where the workspace holds what, in floats: places, packed weights, and each thread's own: packed weights of a block,
@@ -291,8 +322,9 @@ int64_t sum_workspace(const Sum<T, slot>& sum, int threads) {
   return (workspace.own + threads * workspace.own_size) * int64_t(sizeof(float));
 }
 
+// Returns what sum_tiles does.
 template <class Walk, class T, int slot>
-void run_sum(const Sum<T, slot>& sum) {
+bool run_sum(const Sum<T, slot>& sum) {
   const PackPlan<slot> pack_plan = sum.pack_plan();
   const TilePlan plan = tile_plan<Walk>(sum, sum.launch.threads);
   const SumWorkspace<T, slot> workspace(sum, plan);
@@ -300,7 +332,8 @@ void run_sum(const Sum<T, slot>& sum) {
   float* floats = static_cast<float*>(sum.launch.workspace);
   for (int64_t vector = 0; vector < sum.target.map.vectors(); ++vector)
     places[vector] = vector_place(sum, plan, vector);
-#pragma omp parallel num_threads(sum.launch.threads)
+  bool finite = true;
+#pragma omp parallel num_threads(sum.launch.threads) reduction(&& : finite)
   {
     float* own = floats + workspace.own + omp_get_thread_num() * workspace.own_size;
     float *scratch = own + workspace.own_weights, *packed = floats + workspace.weights;
@@ -309,8 +342,13 @@ void run_sum(const Sum<T, slot>& sum) {
       for (int64_t vector = 0; vector < sum.target.map.vectors(); ++vector)
         pack<T>(pack_plan, sum.weight, vector, packed + vector * pack_plan.vector_size());
     }
-    sum_tiles<Walk>(sum, plan, places, plan.packs_blocks ? own : sum.packed ? sum.packed : packed, own, scratch);
+    finite = sum_tiles<Walk>(sum, plan, places,
+                             plan.packs_blocks ? own
+                             : sum.packed      ? sum.packed
+                                               : packed,
+                             own, scratch);
   }
+  return finite;
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include "direct_lanes.h"
 #include "grouped_conv.h"
 #include "transpose.h"
+#include "winograd_transforms.h"
 
 // Weights in the order in which the direct kernels read and write them: for each vector of channels: channel in
 // group, r, s, lane. Lanes are output channels in fprop and wgrad, input channels in dgrad; `channel` is the other
@@ -185,23 +186,23 @@ struct PackPlan {
   int64_t width, channels;      // without and with padding
   int per_lane;                 // 2: neighbouring channels become pairs of bfloat16
   bool lanes_are_inputs, flip;  // `flip` turns every 3x3 by half a turn
+  bool transformed = false;     // to the positions of winograd_transforms.h
 
-  int64_t vector_size() const { return packed_size(channels / per_lane); }
+  int64_t vector_size() const { return (transformed ? positions : 9) * (channels / per_lane) * lanes; }
   int64_t size() const { return map.vectors() * vector_size(); }
 };
 
-// Packs the weights of one vector.
+// Packs the nine taps of `width` channels, from channel `first` of the group on, for one vector.
 template <class T, int slot>
-void pack(const PackPlan<slot>& plan, const Weight<const void*>& weight, int64_t vector, float* packed) {
+void pack_channels(const PackPlan<slot>& plan, const Weight<const void*>& weight, int64_t vector, int64_t first,
+                   int64_t width, float* packed) {
   constexpr int count = per_lane<T>;
-  const T* data = static_cast<const T*>(weight.data);
-  const int64_t width = plan.width, elements = width / count;
-  const int64_t outputs = plan.lanes_are_inputs ? width : plan.map.width;
-  const int64_t inputs = plan.lanes_are_inputs ? plan.map.width : width;
+  const int64_t elements = width / count;
+  const int64_t outputs = plan.lanes_are_inputs ? plan.width : plan.map.width;
+  const int64_t inputs = plan.lanes_are_inputs ? plan.map.width : plan.width;
   const LaneOffsets offsets(plan.map, vector, plan.lanes_are_inputs, outputs, weight);
+  const T* data = static_cast<const T*>(weight.data) + first * offsets.channel;
   const bool kcrs = is_kcrs(weight), krsc = is_krsc(weight, inputs), flip = plan.flip;
-  const int64_t packed_elements = (width + count - 1) / count;
-  std::fill(packed + packed_size(packed_elements), packed + plan.vector_size(), 0.0f);
   if (width % count || !(kcrs || krsc)) return pack_one_by_one(data, offsets, width, flip, packed);
   if (plan.lanes_are_inputs && kcrs) {
     for (int64_t i = 0; i < elements; ++i)
@@ -215,8 +216,25 @@ void pack(const PackPlan<slot>& plan, const Weight<const void*>& weight, int64_t
     if (count == 2) pair_channels(elements, packed);
   } else {
     for (int64_t t = 0; t < 9; ++t)
-      pack_runs(data + t * width, elements, offsets, [&](int64_t i) { return packed_place(i, t); }, packed);
+      pack_runs(data + t * plan.width, elements, offsets, [&](int64_t i) { return packed_place(i, t); }, packed);
   }
+}
+
+// Packs the weights of one vector.
+template <class T, int slot>
+void pack(const PackPlan<slot>& plan, const Weight<const void*>& weight, int64_t vector, float* packed) {
+  if (plan.transformed) {
+    alignas(64) float taps[packed_size(lanes)];
+    for (int64_t channel = 0; channel < plan.channels; channel += lanes) {
+      pack_channels<T>(plan, weight, vector, channel, lanes, taps);
+      for (int i = 0; i < lanes; ++i)
+        transform_weights(taps + packed_place(i, 0), plan.channels * lanes, packed + (channel + i) * lanes);
+    }
+    return;
+  }
+  const int64_t packed_elements = (plan.width + per_lane<T> - 1) / per_lane<T>;
+  std::fill(packed + packed_size(packed_elements), packed + plan.vector_size(), 0.0f);
+  pack_channels<T>(plan, weight, vector, 0, plan.width, packed);
 }
 
 // The other way, for wgrad: the sum of `parts` packed vectors of weights, `part_size` apart, to the weight tensor.

@@ -29,7 +29,7 @@ Tensor<T, slot> output_tensor(const Problem& problem, T* data) {
 }
 
 template <class T, int slot>
-Sum<T, slot> fprop_sum(const FpropArgs& args) {
+Sum<T, slot> fprop_sum(const FpropArgs& args, bool transformed = false) {
   return {args.problem.shape.n,
           input_tensor<slot>(args.problem, static_cast<const T*>(args.input)),
           output_tensor<slot>(args.problem, static_cast<T*>(args.output)),
@@ -40,11 +40,12 @@ Sum<T, slot> fprop_sum(const FpropArgs& args) {
           args.launch,
           args.problem.fused,
           args.epilogue,
-          static_cast<const float*>(args.packed)};
+          static_cast<const float*>(args.packed),
+          transformed};
 }
 
 template <class T, int slot>
-Sum<T, slot> dgrad_sum(const DgradArgs& args) {
+Sum<T, slot> dgrad_sum(const DgradArgs& args, bool transformed = false) {
   return {args.problem.shape.n,
           output_tensor<slot>(args.problem, static_cast<const T*>(args.grad_output)),
           input_tensor<slot>(args.problem, static_cast<T*>(args.grad_input)),
@@ -55,38 +56,40 @@ Sum<T, slot> dgrad_sum(const DgradArgs& args) {
           args.launch,
           false,
           {},
-          nullptr};
+          nullptr,
+          transformed};
+}
+
+// The arguments that do not depend on data.
+template <class Args>
+Args args_of(const Problem& problem) {
+  Args args{};
+  args.problem = problem;
+  return args;
 }
 
 template <class T, int slot>
 int64_t fprop_workspace_bytes(const Problem& problem, int threads) {
-  FpropArgs args{};
-  args.problem = problem;
-  const Sum<T, slot> sum = fprop_sum<T, slot>(args);
+  const Sum<T, slot> sum = fprop_sum<T, slot>(args_of<FpropArgs>(problem));
   return problem.shape.stride_h == 1 ? sum_workspace<Even>(sum, threads) : sum_workspace<Narrowing>(sum, threads);
 }
 
 template <class T, int slot>
 int64_t dgrad_workspace_bytes(const Problem& problem, int threads) {
-  DgradArgs args{};
-  args.problem = problem;
-  const Sum<T, slot> sum = dgrad_sum<T, slot>(args);
+  const Sum<T, slot> sum = dgrad_sum<T, slot>(args_of<DgradArgs>(problem));
   return problem.shape.stride_h == 1 ? sum_workspace<Even>(sum, threads) : sum_workspace<Widening>(sum, threads);
 }
 
 template <class T, int slot>
-int64_t packed_bytes_of(const Problem& problem) {
-  FpropArgs args{};
-  args.problem = problem;
-  return fprop_sum<T, slot>(args).pack_plan().size() * int64_t(sizeof(float));
+int64_t packed_bytes(const Sum<T, slot>& sum) {
+  return sum.pack_plan().size() * int64_t(sizeof(float));
 }
 
 template <class T, int slot>
-void pack_ahead(const FpropArgs& args) {
-  const PackPlan<slot> plan = fprop_sum<T, slot>(args).pack_plan();
-  float* packed = static_cast<float*>(args.packed);
+void pack_ahead(const Sum<T, slot>& sum, float* packed) {
+  const PackPlan<slot> plan = sum.pack_plan();
   for (int64_t vector = 0; vector < plan.map.vectors(); ++vector)
-    pack<T>(plan, args.weight, vector, packed + vector * plan.vector_size());
+    pack<T>(plan, sum.weight, vector, packed + vector * plan.vector_size());
 }
 
 template <class T, int slot>

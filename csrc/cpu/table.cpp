@@ -5,6 +5,7 @@
 #include "grouped_conv.h"
 #include "planes_entries.h"
 #include "reference.h"
+#include "winograd_entries.h"
 
 // What runs when: the first entry that accepts a problem. Most special first, the reference, which accepts all, last.
 namespace resnext::cpu {
@@ -65,6 +66,20 @@ const char* why_not_planes(const Problem& problem) {
   return Avx512::missing();
 }
 
+constexpr int64_t smallest_map = 5;
+
+template <class Isa>
+const char* why_not_winograd(const Problem& problem) {
+  const ConvShape& shape = problem.shape;
+  if (problem.dtype != DType::f32) return "it is for another dtype";
+  if (const char* reason = why_not_common(shape)) return reason;
+  if (shape.stride_h != 1) return "the stride is not 1";
+  if (shape.c_per_group() % Isa::lanes || shape.k_per_group() % Isa::lanes) return "the groups are no whole vectors";
+  // A tap that meets a pixel or two is rounded less than the sums of all taps that it would be made of.
+  if (shape.p() < smallest_map || shape.q() < smallest_map) return "the maps are smaller than 5x5";
+  return Isa::missing();
+}
+
 // Groups that leave too many lanes empty where they lie across vectors.
 bool too_few_groups_across(const ConvShape& shape) {
   const int64_t vectors = (shape.groups + Avx512::lanes - 1) / Avx512::lanes;
@@ -94,12 +109,39 @@ bool across_is_slower(const Problem& problem) {
   return in_place || std::is_same_v<Args, WgradArgs> || !__builtin_cpu_is("intel");
 }
 
+// AMD's CPUs multiply as many floats in a cycle with AVX2 as with AVX-512, Intel's half as many. Groups of one short
+// vector gain no more than the direct kernel of long ones.
+bool short_vectors_are_slower(const ConvShape& shape) {
+  return !Avx512::missing() && (__builtin_cpu_is("intel") || std::max(shape.c_per_group(), shape.k_per_group()) < 16);
+}
+
+// In multiply-adds of two channels: a direct sum leaves padding out, and squares are computed to their ends; transforms
+// take as long as a quarter of the products, those of the weights as 85 (docs/performance.md).
+// The sums of a wide group's gradient leave the second-level cache, and have to meet many squares when they come back.
+template <class Isa, class Args>
+bool winograd_is_slower(const Problem& problem) {
+  constexpr int64_t cached_sums = 8 * 1024, many_pixels = 128;
+  const ConvShape& shape = problem.shape;
+  if (std::is_same_v<Isa, Avx2> && short_vectors_are_slower(shape)) return true;
+  if (std::is_same_v<Args, WgradArgs> && shape.c_per_group() * shape.k_per_group() > cached_sums &&
+      shape.p() * shape.q() < many_pixels)
+    return true;
+  const int64_t direct = (3 * shape.p() - 2) * (3 * shape.q() - 2);
+  const auto along = [](int64_t targets) { return 4 * (targets / 2) + 3 * (targets % 2); };
+  const int64_t products = along(shape.p()) * along(shape.q());
+  return shape.n * (products + products / 4) + 85 > shape.n * direct;
+}
+
 bool is_last(const Problem&) { return true; }
 
 // Weights are packed ahead for fprop alone: what the two other passes read changes from call to call.
 #define RESNEXT_PACKING_fprop(function, ...) function##_packed<__VA_ARGS__>, function##_pack<__VA_ARGS__>
 #define RESNEXT_PACKING_dgrad(...) nullptr, nullptr
 #define RESNEXT_PACKING_wgrad(...) nullptr, nullptr
+
+#define RESNEXT_WINOGRAD_PACKING_fprop(isa) isa::fprop_winograd_packed, isa::fprop_winograd_pack
+#define RESNEXT_WINOGRAD_PACKING_dgrad(isa) nullptr, nullptr
+#define RESNEXT_WINOGRAD_PACKING_wgrad(isa) nullptr, nullptr
 
 // Rows of a table: one for each type, for each number of lanes that a group may take.
 #define RESNEXT_ENTRY(pass, isa, Isa, slot, groups, dtype) \
@@ -133,6 +175,18 @@ bool is_last(const Problem&) { return true; }
    RESNEXT_PACKING_##pass(avx512::planes, DType::dtype)}
 
 #define RESNEXT_PLANES(pass) RESNEXT_PLANES_ENTRY(pass, f32), RESNEXT_PLANES_ENTRY(pass, f16)
+
+#define RESNEXT_WINOGRAD_ENTRY(pass, Args, isa, Isa) \
+  {#pass "_winograd_f32_" #isa,                      \
+   why_not_winograd<Isa>,                            \
+   isa::pass##_winograd_workspace,                   \
+   isa::pass##_winograd,                             \
+   true,                                             \
+   winograd_is_slower<Isa, Args>,                    \
+   RESNEXT_WINOGRAD_PACKING_##pass(isa)}
+
+#define RESNEXT_WINOGRAD(pass, Args) \
+  RESNEXT_WINOGRAD_ENTRY(pass, Args, avx512, Avx512), RESNEXT_WINOGRAD_ENTRY(pass, Args, avx2, Avx2)
 
 #define RESNEXT_TYPES(pass, isa, Isa, slot, groups)                                                    \
   RESNEXT_ENTRY(pass, isa, Isa, slot, groups, f32), RESNEXT_ENTRY(pass, isa, Isa, slot, groups, bf16), \
@@ -169,22 +223,28 @@ KernelTable<Args> in_order(const KernelTable<Args>& pairs, const KernelTable<Arg
 }  // namespace
 
 const KernelTable<FpropArgs>& fprop_table() {
-  static const KernelTable<FpropArgs> table = in_order<FpropArgs>(
-      {RESNEXT_PAIRS(fprop)}, {RESNEXT_PLANES(fprop), RESNEXT_ACROSS(fprop, FpropArgs), RESNEXT_FLOATS(fprop)},
-      {RESNEXT_REST(fprop)});
+  static const KernelTable<FpropArgs> table =
+      in_order<FpropArgs>({RESNEXT_PAIRS(fprop)},
+                          {RESNEXT_WINOGRAD(fprop, FpropArgs), RESNEXT_PLANES(fprop), RESNEXT_ACROSS(fprop, FpropArgs),
+                           RESNEXT_FLOATS(fprop)},
+                          {RESNEXT_REST(fprop)});
   return table;
 }
 
 const KernelTable<DgradArgs>& dgrad_table() {
-  static const KernelTable<DgradArgs> table = in_order<DgradArgs>(
-      {RESNEXT_PAIRS(dgrad)}, {RESNEXT_PLANES(dgrad), RESNEXT_ACROSS(dgrad, DgradArgs), RESNEXT_FLOATS(dgrad)},
-      {RESNEXT_REST(dgrad)});
+  static const KernelTable<DgradArgs> table =
+      in_order<DgradArgs>({RESNEXT_PAIRS(dgrad)},
+                          {RESNEXT_WINOGRAD(dgrad, DgradArgs), RESNEXT_PLANES(dgrad), RESNEXT_ACROSS(dgrad, DgradArgs),
+                           RESNEXT_FLOATS(dgrad)},
+                          {RESNEXT_REST(dgrad)});
   return table;
 }
 
 const KernelTable<WgradArgs>& wgrad_table() {
-  static const KernelTable<WgradArgs> table = in_order<WgradArgs>(
-      {RESNEXT_PAIRS(wgrad)}, {RESNEXT_ACROSS(wgrad, WgradArgs), RESNEXT_FLOATS(wgrad)}, {RESNEXT_REST(wgrad)});
+  static const KernelTable<WgradArgs> table =
+      in_order<WgradArgs>({RESNEXT_PAIRS(wgrad)},
+                          {RESNEXT_WINOGRAD(wgrad, WgradArgs), RESNEXT_ACROSS(wgrad, WgradArgs), RESNEXT_FLOATS(wgrad)},
+                          {RESNEXT_REST(wgrad)});
   return table;
 }
 

@@ -1,0 +1,4 @@
+// The kernels of winograd.h for AVX-512; the build compiles this file for it by its name.
+#include "winograd_define.h"
+
+RESNEXT_DEFINE_WINOGRAD(avx512)
