@@ -75,7 +75,7 @@ def draw_roofline(rows: list[dict], path: Path) -> None:
         }
         panel.plot(*zip(*sorted(bounds.items()), strict=True), color=f"C{i}", linewidth=0.8)
     panel.set(xscale="log", yscale="log", xlabel="operations for each byte", ylabel="GFLOP/s")
-    panel.set_title("lines: what a large matrix product or a copy reached in the same run")
+    panel.set_title("operations of plain sums; lines: a large matrix product or a copy in the same run")
     panel.legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
