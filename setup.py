@@ -1,11 +1,13 @@
 """Builds two libraries on PyTorch's stable C++ ABI: _C (CPU) and, where a CUDA toolkit fits torch, _C_cuda.
 
 Environment: RESNEXT_KERNELS_CUDA=auto|0|1 (1: fail if the CUDA library cannot be built), CUDA_HOME,
-TORCH_CUDA_ARCH_LIST, and RESNEXT_KERNELS_TESTING=1 for strict warnings and the test-only modules on numpy arrays.
+TORCH_CUDA_ARCH_LIST, CXXFLAGS (after our own), and RESNEXT_KERNELS_TESTING=1 for strict warnings and the test-only
+modules on numpy arrays.
 """
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -54,6 +56,7 @@ ROOT = os.path.dirname(os.path.abspath(__file__))  # mapped away, so that error 
 CXX = ["-O3", "-g0", "-std=c++20", "-fopenmp", "-fvisibility=hidden", f"-ffile-prefix-map={ROOT}/="]
 TESTING = os.environ.get("RESNEXT_KERNELS_TESTING") == "1"
 CXX += ["-DTORCH_TARGET_VERSION=0x020b000000000000", *(["-Wall", "-Werror"] if TESTING else [])]
+CXX += shlex.split(os.environ.get("CXXFLAGS", ""))
 GPUS = ["75,code=sm_75", "80,code=[sm_80,sm_86,sm_89,sm_90,sm_100,sm_120,compute_80]"]
 GPUS += ["120,code=compute_120"]  # GPUs that none of these runs on compile the newest PTX that they know
 if TESTING and switch == "auto":  # `make test`: one that stands for all, which `make cuda` compiles, and every install
