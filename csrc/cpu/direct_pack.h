@@ -223,18 +223,15 @@ void pack_channels(const PackPlan<slot>& plan, const Weight<const void*>& weight
 // Packs the weights of one vector.
 template <class T, int slot>
 void pack(const PackPlan<slot>& plan, const Weight<const void*>& weight, int64_t vector, float* packed) {
-  if (plan.transformed) {
-    alignas(64) float taps[packed_size(lanes)];
-    for (int64_t channel = 0; channel < plan.channels; channel += lanes) {
-      pack_channels<T>(plan, weight, vector, channel, lanes, taps);
-      for (int i = 0; i < lanes; ++i)
-        transform_weights(taps + packed_place(i, 0), plan.channels * lanes, packed + (channel + i) * lanes);
-    }
-    return;
-  }
+  alignas(64) float taps[packed_size(lanes)];  // of some channels, to be transformed
   const int64_t packed_elements = (plan.width + per_lane<T> - 1) / per_lane<T>;
-  std::fill(packed + packed_size(packed_elements), packed + plan.vector_size(), 0.0f);
-  pack_channels<T>(plan, weight, vector, 0, plan.width, packed);
+  if (!plan.transformed) std::fill(packed + packed_size(packed_elements), packed + plan.vector_size(), 0.0f);
+  const int64_t at_once = plan.transformed ? lanes : plan.width;
+  for (int64_t first = 0; first < plan.width; first += at_once) {
+    pack_channels<T>(plan, weight, vector, first, at_once, plan.transformed ? taps : packed);
+    for (int64_t i = 0; plan.transformed && i < lanes; ++i)
+      transform_weights(taps + packed_place(i, 0), plan.channels * lanes, packed + (first + i) * lanes);
+  }
 }
 
 // The other way, for wgrad: the sum of `parts` packed vectors of weights, `part_size` apart, to the weight tensor.

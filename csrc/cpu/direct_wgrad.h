@@ -200,13 +200,14 @@ bool unpack(const WgradPlan<T, slot>& plan, const PackedSums& packed, int64_t be
   bool finite = true;
   for (int64_t vector = begin; vector < end; ++vector) {
     const float* weights = packed.weights + (vector - begin) * plan.pack.vector_size();
+    int64_t parts = plan.parts;
     if (plan.is_winograd()) {
       float* taps = scratch + plan.tile_scratch();
-      finite &= make_weights(weights, plan.parts, plan.part_size(), plan.pack.channels, taps);
-      unpack_vector<T>(taps, 1, 0, plan.pack, vector, args.grad_weight);
-    } else {
-      unpack_vector<T>(weights, plan.parts, plan.part_size(), plan.pack, vector, args.grad_weight);
+      finite &= make_weights(weights, parts, plan.part_size(), plan.pack.channels, taps);
+      weights = taps;
+      parts = 1;
     }
+    unpack_vector<T>(weights, parts, plan.part_size(), plan.pack, vector, args.grad_weight);
     if (plan.with_bias)
       unpack_bias(plan, packed.bias + (vector - begin) * lanes, vector, static_cast<T*>(args.grad_bias));
   }

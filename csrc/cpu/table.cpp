@@ -109,27 +109,23 @@ bool across_is_slower(const Problem& problem) {
   return in_place || std::is_same_v<Args, WgradArgs> || !__builtin_cpu_is("intel");
 }
 
-// AMD's CPUs multiply as many floats in a cycle with AVX2 as with AVX-512, Intel's half as many. Groups of one short
-// vector gain no more than the direct kernel of long ones.
-bool short_vectors_are_slower(const ConvShape& shape) {
-  return !Avx512::missing() && (__builtin_cpu_is("intel") || std::max(shape.c_per_group(), shape.k_per_group()) < 16);
-}
-
-// In multiply-adds of two channels: a direct sum leaves padding out, and squares are computed to their ends; transforms
-// take as long as a quarter of the products, those of the weights as 85 (docs/performance.md).
-// The sums of a wide group's gradient leave the second-level cache, and have to meet many squares when they come back.
+// In multiply-adds of a channel and a target channel (docs/performance.md): a direct sum leaves padding out; positions
+// are computed for whole squares, transforms take as long as eight channels more, and those of the weights as 85
+// products. AMD's CPUs multiply as many floats in a cycle with AVX2 as with AVX-512, in shorter loops; Intel's half as
+// many.
 template <class Isa, class Args>
 bool winograd_is_slower(const Problem& problem) {
-  constexpr int64_t cached_sums = 8 * 1024, many_pixels = 128;
   const ConvShape& shape = problem.shape;
-  if (std::is_same_v<Isa, Avx2> && short_vectors_are_slower(shape)) return true;
-  if (std::is_same_v<Args, WgradArgs> && shape.c_per_group() * shape.k_per_group() > cached_sums &&
-      shape.p() * shape.q() < many_pixels)
-    return true;
-  const int64_t direct = (3 * shape.p() - 2) * (3 * shape.q() - 2);
+  const int64_t width = std::max(shape.c_per_group(), shape.k_per_group()), pixels = shape.p() * shape.q();
+  const bool beside_longer = std::is_same_v<Isa, Avx2> && !Avx512::missing();
+  if (beside_longer && (__builtin_cpu_is("intel") || width < 16)) return true;
+  // The sums of a wide group's gradient leave the cache, and have to meet many pixels when they come back.
+  const int64_t sums = shape.c_per_group() * shape.k_per_group();
+  if (std::is_same_v<Args, WgradArgs> && pixels < std::min<int64_t>(sums / 128, 512)) return true;
   const auto along = [](int64_t targets) { return 4 * (targets / 2) + 3 * (targets % 2); };
   const int64_t products = along(shape.p()) * along(shape.q());
-  return shape.n * (products + products / 4) + 85 > shape.n * direct;
+  const int64_t winograd = (products + 8 * products / width) * (beside_longer ? 13 : 10) / 10;
+  return shape.n * winograd + 125 > shape.n * (3 * shape.p() - 2) * (3 * shape.q() - 2);
 }
 
 bool is_last(const Problem&) { return true; }
