@@ -10,7 +10,7 @@ from tests.test_kernels import accepting, launch
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("case", ["4", "3", "7", "12", "24", "2 to 5", "9 to 3"])
+@pytest.mark.parametrize("case", ["4", "3", "7", "12", "24", "32", "2 to 5", "9 to 3"])
 @pytest.mark.parametrize("operand", [0, 1])
 @pytest.mark.parametrize("pass_name", PASSES)
 def test_infinities_stay_where_they_belong(pass_name, operand, case, layout):

@@ -44,7 +44,7 @@ def test_rounding_is_that_of_plain_sums(pass_name, problem, layout):
 @pytest.mark.parametrize("pass_name", PASSES)
 def test_what_is_not_finite_is_left_to_the_direct_kernel(pass_name, operand, value, layout):
     """Transforms make inf - inf of an infinity, and infinities of large numbers: all is computed again without them."""
-    problem = Problem(2, 48, 7, 10, 48, groups=2)
+    problem = Problem(2, 96, 7, 10, 96, groups=2)
     values = [array.copy() for array in operands(pass_name, problem, np.random.default_rng(6).standard_normal)[:2]]
     row, column = ([0, 2], 1) if values[operand].shape[2:] == (3, 3) else (1, [2, 3])
     values[operand][-1, 1, row, column] = value
