@@ -36,11 +36,10 @@ struct Sum {
   int64_t source_bytes() const { return images * source.map.channels() * source.pixels() * int64_t(sizeof(T)); }
 };
 
-// Prefetching costs a little where the maps lie in cache anyway. Transforms, which do little else than load and store,
-// have nothing to hide the way from a near cache behind either.
-template <class Walk, class T, int slot>
+// Prefetching costs a little where the maps lie in cache anyway.
+template <class T, int slot>
 bool comes_from_memory(const Sum<T, slot>& sum) {
-  return std::is_same_v<Walk, Winograd> || sum.source_bytes() + sum.target_bytes() > cached_bytes;
+  return sum.source_bytes() + sum.target_bytes() > cached_bytes;
 }
 
 // The part of [0, count) that falls to the calling thread of a team.
@@ -180,7 +179,7 @@ void load_residual(const Sum<T, slot>& sum, const Part& part, Result<per_lane<T>
 }
 
 // What the sum of one tile reads and writes.
-template <class Walk, class T, int slot>
+template <class T, int slot>
 Maps<per_lane<T>> tile_maps(const Sum<T, slot>& sum, const TilePlan& plan, const TileParts& parts, float* scratch) {
   using Target = Result<per_lane<T>>;
   Maps<per_lane<T>> maps{};
@@ -207,7 +206,7 @@ Maps<per_lane<T>> tile_maps(const Sum<T, slot>& sum, const TilePlan& plan, const
   maps.target_columns = sum.target.columns;
   maps.channels = sum.pack_plan().channels / per_lane<T>;
   maps.group_distance = (slot < lanes ? slot : sum.source.map.width) / per_lane<T>;
-  maps.prefetch = plan.source_in_place && comes_from_memory<Walk>(sum);
+  maps.prefetch = plan.source_in_place && comes_from_memory(sum);
   maps.crowded = plan.crowded;
   maps.stream = worth_streaming(sum, plan);
   maps.fused = sum.fused;
@@ -257,9 +256,8 @@ bool sum_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const VectorPlace*
                float* own, float* scratch) {
   const PackPlan<slot> pack_plan = sum.pack_plan();
   const Share share = thread_share(sum.images * plan.blocks * plan.tiles);
-  const bool from_memory = comes_from_memory<Walk>(sum);
+  [[maybe_unused]] const bool from_memory = comes_from_memory(sum);
   AllFinite finite;
-  [[maybe_unused]] const int64_t vectors_of_group = sum.target.map.vectors_per_unit();
   int64_t packed_vector = -1;
   for (int64_t index = share.begin; index < share.end; ++index) {
     const TileParts parts = tile_parts<Walk>(sum, plan, index);
@@ -269,7 +267,7 @@ bool sum_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const VectorPlace*
       for (int64_t i = 0; i < parts.target.vectors; ++i)
         pack<T>(pack_plan, sum.weight, packed_vector + i, own + i * pack_plan.vector_size());
     }
-    Maps<per_lane<T>> maps = tile_maps<Walk>(sum, plan, parts, scratch);
+    Maps<per_lane<T>> maps = tile_maps(sum, plan, parts, scratch);
     maps.weights = packed;
     if (!plan.source_in_place)
       load_pixels(sum.source, parts.source, {parts.source.vectors * lanes, lanes}, source_scratch<T>(scratch));
@@ -279,12 +277,11 @@ bool sum_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const VectorPlace*
     const VectorPlace* places = vectors + parts.target.first_vector;
     const int64_t first_row = parts.target.first_row, rows = parts.target.rows;
     MemoryAhead ahead;
-    if constexpr (std::is_same_v<Walk, Winograd>) {
-      const int64_t asks =
-          winograd_asks({rows, maps.target_columns, patches_at_once}, parts.target.vectors, vectors_of_group);
-      if (from_memory) ahead.source = {sum.source, plan.source_in_place ? new_rows(parts, next) : next.source, asks};
-      if (from_memory && !maps.stream)
-        ahead.target = {sum.target, plan.target_in_place ? next.target : parts.target, asks};
+    if constexpr (std::is_same_v<Walk, Winograd>) {  // transforms have nothing to hide the way from a near cache behind
+      const int64_t asks = winograd_asks({rows, maps.target_columns, patches_at_once}, parts.target.vectors,
+                                         sum.target.map.vectors_per_unit());
+      ahead.source = {sum.source, plan.source_in_place ? new_rows(parts, next) : next.source, asks};
+      if (!maps.stream) ahead.target = {sum.target, plan.target_in_place ? next.target : parts.target, asks};
       sum_squares(maps, first_row, first_row + rows, places, parts.target.vectors, ahead, scratch + plan.tile_floats(),
                   finite);
     } else {
@@ -342,11 +339,8 @@ bool run_sum(const Sum<T, slot>& sum) {
       for (int64_t vector = 0; vector < sum.target.map.vectors(); ++vector)
         pack<T>(pack_plan, sum.weight, vector, packed + vector * pack_plan.vector_size());
     }
-    finite = sum_tiles<Walk>(sum, plan, places,
-                             plan.packs_blocks ? own
-                             : sum.packed      ? sum.packed
-                                               : packed,
-                             own, scratch);
+    const float* weights = plan.packs_blocks ? own : sum.packed ? sum.packed : packed;
+    finite = sum_tiles<Walk>(sum, plan, places, weights, own, scratch);
   }
   return finite;
 }
