@@ -144,8 +144,8 @@ class GradWeightBiasRules(GradWeightRules):
         return weight, bias
 
 
-def _kernel_at_autograd_key(operator, rules: type[Rules]):
-    """An operator's kernel at the Autograd key: records the derivative, then calls the operator below autograd."""
+def _function_of(operator, rules: type[Rules]) -> type[SingleLevelFunction]:
+    """The Function that records an operator's derivative and calls the operator below autograd."""
 
     def forward(*args):
         *inputs, kernel_name = args
@@ -158,8 +158,10 @@ def _kernel_at_autograd_key(operator, rules: type[Rules]):
         "jvp": staticmethod(rules.tangent),
     }
     name = "GroupedConv2d" + rules.__name__.removesuffix("Rules").removeprefix("Convolution")
-    function = type(name, (SingleLevelFunction,), methods)
+    return type(name, (SingleLevelFunction,), methods)
 
+
+def _kernel_at_autograd_key(operator, function: type[SingleLevelFunction]):
     def kernel(*args, kernel_name=""):
         if not _is_recorded(args) and not transformed():  # without a Function, which takes as long as the dispatch
             return call_below_autograd(operator, *args, kernel_name=kernel_name)
@@ -251,8 +253,15 @@ def _vmap_grad_weight_bias(info, in_dims, grad_output, *args, kernel_name=""):
 
 _library = torch.library.Library(NAMESPACE, "IMPL")
 _RULES = {"output": ConvolutionRules, "input": GradInputRules, "weight": GradWeightRules}
+_FUNCTIONS = {missing: _function_of(operator, _RULES[missing]) for missing, operator in OPERATORS.items()}
 for _missing, _operator in OPERATORS.items():
-    _library.impl(_operator, _kernel_at_autograd_key(_operator, _RULES[_missing]), "Autograd")
+    _library.impl(_operator, _kernel_at_autograd_key(_operator, _FUNCTIONS[_missing]), "Autograd")
     torch.library.register_vmap(_operator, _vmap_rule(_missing))
-_library.impl(GRAD_WEIGHT_BIAS, _kernel_at_autograd_key(GRAD_WEIGHT_BIAS, GradWeightBiasRules), "Autograd")
+_grad_weight_bias = _function_of(GRAD_WEIGHT_BIAS, GradWeightBiasRules)
+_library.impl(GRAD_WEIGHT_BIAS, _kernel_at_autograd_key(GRAD_WEIGHT_BIAS, _grad_weight_bias), "Autograd")
 torch.library.register_vmap(GRAD_WEIGHT_BIAS, _vmap_grad_weight_bias)
+
+
+def record_convolution(*args) -> torch.Tensor:
+    """The convolution operator's result, recorded without its kernel at the Autograd key; no transform is active."""
+    return _FUNCTIONS["output"].apply(*args, "")

@@ -14,7 +14,7 @@ from torch.autograd.function import _SingleLevelFunction as SingleLevelFunction
 from torch.nn import Parameter
 
 __all__ = ["SingleLevelFunction", "apply_single_level", "call_below_autograd", "transformed"]
-__all__ += ["looked_at", "onednn_conv2d", "onednn_pack", "onednn_serves", "without_wrapper"]
+__all__ += ["onednn_conv2d", "onednn_pack", "onednn_serves", "plain", "recorded", "without_wrapper"]
 
 
 def apply_single_level(function: type[SingleLevelFunction], *args):
@@ -47,24 +47,32 @@ def transformed() -> bool:
     return functorch_active() or forward_ad._current_level >= 0
 
 
-def looked_at(*tensors: Tensor) -> bool:
-    """Whether a call of operators below autograd with these tensors, some perhaps None, would pass something by.
+def plain(*tensors: Tensor) -> bool:
+    """Whether the tensors, some perhaps None, are plain ones on the CPU, and nothing but autograd looks at calls.
 
-    If not, all are plain tensors on the CPU, and nothing watches, casts or records the call.
+    That is, nothing watches, casts, traces or transforms them.
     """
     if torch.compiler.is_dynamo_compiling():  # asked first: what compiles knows not all that follows
-        return True
+        return False
     if _is_tracing() or functorch_active() or _len_torch_dispatch_stack() > 0 or _is_any_autocast_enabled():
-        return True
+        return False
     if forward_ad._current_level >= 0:
-        return True
-    recorded = torch.is_grad_enabled()
+        return False
     for tensor in tensors:
         if tensor is None:
             continue
-        plain = (type(tensor) is Tensor or type(tensor) is Parameter) and tensor.is_cpu
-        if not plain or tensor.layout is not torch.strided or (recorded and tensor.requires_grad):
-            return True
+        kind = type(tensor)
+        if not ((kind is Tensor or kind is Parameter) and tensor.is_cpu and tensor.layout is torch.strided):
+            return False
+    return True
+
+
+def recorded(*tensors: Tensor) -> bool:
+    """Whether autograd records a call of operators with these tensors, some perhaps None."""
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor is not None and tensor.requires_grad:
+                return True
     return False
 
 
@@ -73,7 +81,7 @@ def onednn_serves(input: Tensor, weight: Tensor, bias: Tensor | None, residual: 
 
     It has no derivatives and no batching rule, and what compiles, exports or counts operators does not know it.
     """
-    if looked_at(input, weight, bias, residual):
+    if not plain(input, weight, bias, residual) or recorded(input, weight, bias, residual):
         return False
     if not (torch.backends.mkldnn.is_available() and _get_mkldnn_enabled()):
         return False

@@ -91,11 +91,14 @@ def grouped_conv2d(
     if has_torch_function_variadic(input, weight, bias):
         arguments = (input, weight, bias, stride, padding, dilation, groups)
         return handle_torch_function(grouped_conv2d, (input, weight, bias), *arguments, kernel=kernel)
-    if not kernel and _is_plain_call(input, weight, bias, stride, padding, dilation, groups):
+    geometry = None if kernel else _plain_geometry(input, weight, bias, stride, padding, dilation, groups)
+    if geometry:
+        if _private_torch.recorded(input, weight, bias):
+            return _autograd.record_convolution(input, weight, bias, *geometry)
         if torch.is_inference_mode_enabled():  # is below autograd
-            return _OUTPUT(input, weight, bias, stride, padding, dilation, groups)
+            return _OUTPUT(input, weight, bias, *geometry)
         with _private_torch.below_autograd():
-            return _OUTPUT(input, weight, bias, stride, padding, dilation, groups)
+            return _OUTPUT(input, weight, bias, *geometry)
     traced = torch.compiler.is_exporting() or torch.jit.is_tracing()
     if traced and not kernel and torch.onnx.is_in_onnx_export():  # asked last, it is slow
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
@@ -113,25 +116,30 @@ def grouped_conv2d(
     return output.squeeze(0) if unbatched else output
 
 
-def _is_plain_call(input, weight, bias, stride, padding, dilation, groups) -> bool:
-    """Whether the operator takes the arguments as they are and nothing else has to see the call.
+def _plain_geometry(input, weight, bias, stride, padding, dilation, groups) -> tuple | None:
+    """Stride, padding, dilation and groups as the operator takes them, if it takes the tensors as they are.
 
-    In a network the caches have lost this package's code and data from layer to layer; there all that follows here for
-    other calls would take a third of a layer's time for one image.
+    None if it does not, or if anything but autograd has to see the call. In a network the caches have lost this
+    package's code and data from layer to layer; there all that follows here for other calls would take a third of a
+    layer's time for one image.
     """
-    if input is None or weight is None or _private_torch.looked_at(input, weight, bias):
-        return False
+    if input is None or weight is None or not _private_torch.plain(input, weight, bias):
+        return None
     dtype = input.dtype
     if weight.dtype is not dtype or (bias is not None and bias.dtype is not dtype):
-        return False
+        return None
+    stride = (stride, stride) if type(stride) is int else stride
+    padding = (padding, padding) if type(padding) is int else padding
+    dilation = (dilation, dilation) if type(dilation) is int else dilation
     if not (type(stride) is type(padding) is type(dilation) is tuple) or not _ops.has_direct_kernels:
-        return False
+        return None
     for number in (groups, *stride, *padding, *dilation):
         if type(number) is not int:  # 1.0 and True are 1
-            return False
+            return None
     if dtype is torch.bfloat16 and _ops.has_amx:
-        return False
-    return _takes(input.shape, weight.shape, dtype, stride, padding, dilation, groups)
+        return None
+    geometry = stride, padding, dilation, groups
+    return geometry if _takes(input.shape, weight.shape, dtype, *geometry) else None
 
 
 @functools.lru_cache(4096)

@@ -33,7 +33,7 @@ def _of_tensors(front, kwargs, bias):
 
 
 def test_only_what_is_recorded_takes_the_way_by_autograd():
-    """Its kernel is Python and doubles the overhead of a call."""
+    """Its Function is Python and doubles the overhead of a call."""
     images, weight = torch.randn(1, 4, 3, 3), torch.randn(4, 2, 3, 3)
 
     def functions_of(image):
@@ -43,7 +43,7 @@ def test_only_what_is_recorded_takes_the_way_by_autograd():
         sys.setprofile(None)
         return names
 
-    by_autograd = ("_autograd.py", "kernel")
+    by_autograd = ("_autograd.py", "setup")
     assert by_autograd not in functions_of(images)
     assert by_autograd in functions_of(images.clone().requires_grad_())
 
