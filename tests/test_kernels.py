@@ -67,6 +67,7 @@ ACROSS = dict(
 FAR = {
     "weights_of_one_image": Problem(1, 512, 3, 4, 512, groups=8),
     "pixels_4_kb_apart": Problem(1, 1024, 2, 29, 1024, groups=32, stride=(2, 2)),
+    "pairs_2_kb_apart": Problem(1, 1024, 2, 33, 1024, groups=64, stride=(2, 2)),
 }
 CASES = {**edge_cases, **WIDTHS, **ACROSS, **FAR}
 # The plain loops need small problems only, and take long for others.

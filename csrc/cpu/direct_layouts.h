@@ -96,9 +96,11 @@ TilePlan tile_plan(const Sum<T, slot>& sum, int threads) {
   const Lanes<slot>&from = sum.source.map, &to = sum.target.map;
   const bool nhwc = sum.source.layout == Layout::nhwc;
   TilePlan plan{};
-  const bool crowded = std::is_same_v<Walk, Narrowing> && slot == lanes && from.channels() * sizeof(T) % page == 0;
-  plan.source_in_place = nhwc && !(crowded && first_level_cache_ways() < ways_for_short_blocks) &&
-                         sizeof(T) * per_lane<T> == sizeof(float) &&
+  // Sums of pairs take one pair of channels of all pixels at a time (channels_at_once), so they mind half of it, too.
+  const int64_t distance = from.channels() * sizeof(T);
+  const bool crowded = std::is_same_v<Walk, Narrowing> && slot == lanes && distance % (page / per_lane<T>) == 0;
+  const bool too_crowded = crowded && distance % page == 0 && first_level_cache_ways() < ways_for_short_blocks;
+  plan.source_in_place = nhwc && !too_crowded && sizeof(T) * per_lane<T> == sizeof(float) &&
                          (slot == lanes ? from.width == sum.pack_plan().channels : from.is_full());
   plan.crowded = crowded && plan.source_in_place;
   plan.target_in_place = nhwc && std::is_same_v<T, Result<per_lane<T>>> && (slot == lanes || to.is_full());
