@@ -22,9 +22,9 @@
 //      spread<2>(x)   sum6    sum7    sum8      grad_output, which roll along the row in three registers
 //      spread<3>(x)   sum9    sum10   sum11
 //
-// A tile of both tensors is copied to scratch first, from either layout and any type: it is read 3 * group width / 4
-// times, and in NHWC its pixels are so far apart that few of them fit into the same cache at a time. The memory of the
-// next tile is asked for meanwhile.
+// A tile of both tensors is read 3 * group width / 4 times: where it lies, in NHWC of floats, if its pixels are not too
+// far apart; otherwise it is copied to scratch first, from either layout and any type. The memory of the next tile is
+// asked for meanwhile.
 // While a tile of grad_output lies there, its pixels are added up for the bias's gradient too.
 // The tiles are dealt out to a number of parts that depends on the shape alone. A part sums its tiles in order, and
 // the parts are added in order, so the number of threads does not change the result. If there is one part, its sums are
@@ -32,15 +32,16 @@
 namespace resnext::cpu {
 namespace {
 
-// A tile in scratch: output rows [first, last) of grad_output, and the input rows that they need.
+// A tile of some units, in place or in scratch: rows [first, last) of grad_output, and the input rows that they need.
 struct Tile {
-  const float* input;        // row `input_first`
-  const float* grad_output;  // row `first`, pixels of one vector
+  const float* input;        // row `input_first` of the first unit
+  const float* grad_output;  // row `first` of the first vector
   int64_t first, last, input_first;
-  int64_t input_row, output_row;  // from row to row
-  int64_t input_stride;           // from pixel to pixel, or from pair to pair
-  int64_t group_distance;         // between the starts of groups
-  int64_t outputs;                // columns of grad_output
+  int64_t input_unit, output_vector;  // from unit to unit, and from vector to vector
+  int64_t input_row, output_row;      // from row to row
+  int64_t input_pixel, output_pixel;  // from pixel to pixel, or from pair to pair
+  int64_t group_distance;             // between the starts of groups
+  int64_t outputs;                    // columns of grad_output
 };
 
 // Adds the products of a tile by row r of taps to the packed weights of one vector of output channels, from `channel`
@@ -49,7 +50,7 @@ template <class Sums>
 [[gnu::always_inline]] inline void add_channels_of_tile(const ConvShape& shape, const Tile& tile, int64_t r, bool first,
                                                         const float* input, MemoryAhead* ahead, float* place) {
   const int64_t inputs = shape.w, stride = shape.stride_h;
-  Sums sums(tile.input_stride, tile.group_distance);
+  Sums sums(tile.input_pixel, tile.output_pixel, tile.group_distance);
   sums.begin(place, first);
   for (int64_t p = tile.first; p < tile.last; ++p) {
     const int64_t h = p * stride - 1 + r;
@@ -78,46 +79,73 @@ template <int slot, int stride, int per_lane>
   }
 }
 
-// Adds `pixels` vectors to `sums`: four sums in turn, since each addition waits for the one before. Each pixel is the
-// second of one pair.
+// Adds `pixels` vectors, so many floats apart, to `sums`: four sums in turn, since each addition waits for the one
+// before. Each pixel is the second of one pair.
 template <int per_lane>
-[[gnu::noinline]] void add_pixels(const float* vectors, int64_t pixels, bool first, float* sums) {
+[[gnu::noinline]] void add_pixels(const float* vectors, int64_t stride, int64_t pixels, bool first, float* sums) {
   Vec in_turn[4] = {};
   for (int64_t pixel = 0; pixel < pixels; pixel += 4)
     unroll<4>([&](auto i) RESNEXT_INLINE {
       if (pixel + i >= pixels) return;
-      const Vec here = load(vectors + (pixel + i) * lanes);
+      const Vec here = load(vectors + (pixel + i) * stride);
       in_turn[i] += per_lane == 2 ? widen_half<1>(here, bf16()) : here;
     });
   const Vec sum = (in_turn[0] + in_turn[1]) + (in_turn[2] + in_turn[3]);
   store(sums, first ? sum : load(sums) + sum);
 }
 
-// Adds a tile of some units by Winograd's minimal filtering, in place or from scratch.
+// The tile of some units, copied to scratch unless it is read in place.
+template <class T, int slot>
+Tile tile_of(const ConvShape& shape, const WgradPlan<T, slot>& plan, const WgradParts& parts, float* scratch) {
+  const Lanes<slot>&inputs = plan.input.map, &outputs = plan.grad_output.map;
+  Tile tile{};
+  tile.first = parts.grad_output.first_row;
+  tile.last = tile.first + parts.grad_output.rows;
+  tile.input_first = parts.input.first_row;
+  tile.group_distance = slot < lanes ? slot : inputs.width;
+  tile.outputs = shape.q();
+  const int64_t input_vectors = std::min(parts.input.vectors, inputs.vectors_per_unit());
+  float* grad_outputs = scratch + plan.units_at_once * plan.input_scratch;
+  float* linear = grad_outputs + plan.units_at_once * outputs.vectors_per_unit() * plan.output_scratch;
+  if (plan.in_place) {
+    const auto at = [](const auto& tensor, const Part& part) {
+      const T* first = tensor.at(part.image, tensor.map.first_channel(part.first_vector), part.first_row);
+      return reinterpret_cast<const float*>(first);
+    };
+    tile.input = at(plan.input, parts.input);
+    tile.grad_output = at(plan.grad_output, parts.grad_output);
+    tile.input_unit = inputs.vectors_per_unit() * lanes;
+    tile.output_vector = lanes;
+    tile.input_pixel = plan.input.pixel_stride();
+    tile.output_pixel = plan.grad_output.pixel_stride();
+  } else {
+    load_operand<Operand::input>(plan, parts.input, input_vectors, plan.input_scratch, linear, scratch);
+    load_operand<Operand::grad_output>(plan, parts.grad_output, 1, plan.output_scratch, linear, grad_outputs);
+    tile.input = scratch;
+    tile.grad_output = grad_outputs;
+    tile.input_unit = plan.input_scratch;
+    tile.output_vector = plan.output_scratch;
+    tile.input_pixel = input_vectors * lanes;
+    tile.output_pixel = lanes;
+  }
+  tile.input_row = plan.input_columns * tile.input_pixel;
+  tile.output_row = plan.output_columns * tile.output_pixel;
+  return tile;
+}
+
+// Adds a tile by Winograd's minimal filtering.
 template <int slot>
-void add_tile_by_winograd(const ConvShape& shape, const WgradPlan<float, slot>& plan, const WgradParts& parts,
-                          const WgradParts& next, const Tile& tile, bool first, float* scratch,
-                          const PackedSums& packed) {
-  const int64_t of_group = plan.pack.map.vectors_per_unit(), inputs = plan.input.map.vectors_per_unit();
-  const int64_t vectors = parts.grad_output.vectors;
-  const float* grad_outputs = scratch + plan.units_at_once * plan.input_scratch;
+void add_tile_by_winograd(const ConvShape& shape, const WgradPlan<float, slot>& plan, const WgradParts& next,
+                          const Tile& tile, int64_t vectors, bool first, float* patches, const PackedSums& packed) {
+  const int64_t of_group = plan.pack.map.vectors_per_unit();
   const int64_t asks = winograd_asks(SquarePlan(tile.last - tile.first, tile.outputs, most_patches), vectors, of_group);
   MemoryAhead ahead{{plan.input, next.input, asks}, {plan.grad_output, next.grad_output, asks}};
   for (int64_t i = 0; i < vectors; i += of_group) {
-    PatchSource input{scratch + i / of_group * plan.input_scratch, tile.input_first, shape.h, shape.w,
-                      tile.input_stride};
-    PatchSource grad_output{grad_outputs + i * plan.output_scratch, tile.first, shape.p(), shape.q(), lanes};
-    int64_t vector_distance = plan.output_scratch;
-    if (plan.in_place) {
-      const auto in_place = [&](const auto& tensor, int64_t vector) {
-        const float* data = tensor.at(parts.input.image, tensor.map.first_channel(vector), 0);
-        return PatchSource{data, 0, tensor.rows, tensor.columns, tensor.pixel_stride()};
-      };
-      input = in_place(plan.input, parts.input.first_vector + i / of_group * inputs);
-      grad_output = in_place(plan.grad_output, parts.grad_output.first_vector + i);
-      vector_distance = lanes;
-    }
-    add_squares(input, grad_output, vector_distance, tile.first, tile.last, first, ahead, scratch + plan.tile_scratch(),
+    const PatchSource input{tile.input + i / of_group * tile.input_unit, tile.input_first, shape.h, shape.w,
+                            tile.input_pixel};
+    const PatchSource grad_output{tile.grad_output + i * tile.output_vector, tile.first, shape.p(), shape.q(),
+                                  tile.output_pixel};
+    add_squares(input, grad_output, tile.output_vector, tile.first, tile.last, first, ahead, patches,
                 {plan.pack.channels, of_group, packed.weights + i * plan.pack.vector_size(), plan.pack.vector_size(),
                  plan.with_bias ? packed.bias + i * lanes : nullptr});
   }
@@ -129,29 +157,15 @@ void add_tiles(const ConvShape& shape, const WgradPlan<T, slot>& plan, const Wgr
                bool first, float* scratch, const PackedSums& packed) {
   const Lanes<slot>&inputs = plan.input.map, &outputs = plan.grad_output.map;
   const int64_t first_vector = parts.grad_output.first_vector, vectors = parts.grad_output.vectors;
-  Tile tile{};
-  tile.first = parts.grad_output.first_row;
-  tile.last = tile.first + parts.grad_output.rows;
-  tile.input_first = parts.input.first_row;
-  const int64_t input_vectors = std::min(parts.input.vectors, inputs.vectors_per_unit());
-  tile.input_stride = input_vectors * lanes;
-  tile.group_distance = slot < lanes ? slot : inputs.width;
-  tile.input_row = plan.input_columns * tile.input_stride;
-  tile.output_row = plan.output_columns * lanes;
-  tile.outputs = shape.q();
-  float* grad_outputs = scratch + plan.units_at_once * plan.input_scratch;
-  float* linear = grad_outputs + plan.units_at_once * outputs.vectors_per_unit() * plan.output_scratch;
-  if (!plan.in_place) {
-    load_operand<Operand::input>(plan, parts.input, input_vectors, plan.input_scratch, linear, scratch);
-    load_operand<Operand::grad_output>(plan, parts.grad_output, 1, plan.output_scratch, linear, grad_outputs);
-  }
+  const Tile tile = tile_of(shape, plan, parts, scratch);
+  if constexpr (std::is_same_v<T, float> && slot == lanes)
+    if (plan.is_winograd())
+      return add_tile_by_winograd(shape, plan, next, tile, vectors, first, scratch + plan.tile_scratch(), packed);
   MemoryAhead ahead;
   if (plan.prefetch) {
     const int64_t asks = vectors * plan.pack.channels / wgrad_channels * (3 * parts.grad_output.rows - 2);
     ahead = {{plan.input, next.input, asks}, {plan.grad_output, next.grad_output, asks}};
   }
-  if constexpr (std::is_same_v<T, float> && slot == lanes)
-    if (plan.is_winograd()) return add_tile_by_winograd(shape, plan, parts, next, tile, first, scratch, packed);
   // A row of taps of some rows of the tile, for one vector.
   const auto add = [&](int64_t i, int64_t r, int64_t begin, int64_t end) {
     const int64_t vector = first_vector + i, unit_in_parts = i / outputs.vectors_per_unit();
@@ -160,8 +174,8 @@ void add_tiles(const ConvShape& shape, const WgradPlan<T, slot>& plan, const Wgr
     Tile rows = tile;
     rows.first = begin;
     rows.last = end;
-    rows.input = scratch + unit_in_parts * plan.input_scratch + group_in_unit * inputs.width;
-    rows.grad_output = grad_outputs + i * plan.output_scratch + (begin - tile.first) * tile.output_row;
+    rows.input += unit_in_parts * tile.input_unit + group_in_unit * inputs.width;
+    rows.grad_output += i * tile.output_vector + (begin - tile.first) * tile.output_row;
     constexpr int two_groups = slot == lanes && lanes == 16 ? 8 : slot;
     const bool straddles = outputs.straddles(vector);
     constexpr int count = per_lane<T>;
@@ -179,8 +193,8 @@ void add_tiles(const ConvShape& shape, const WgradPlan<T, slot>& plan, const Wgr
       for (int64_t r = 0; r < 3; ++r) add(i, r, tile.first, tile.last);
   }
   for (int64_t i = 0; plan.with_bias && i < vectors; ++i)
-    add_pixels<per_lane<T>>(grad_outputs + i * plan.output_scratch, parts.grad_output.rows * plan.output_columns, first,
-                            packed.bias + i * lanes);
+    add_pixels<per_lane<T>>(tile.grad_output + i * tile.output_vector, tile.output_pixel,
+                            parts.grad_output.rows * plan.output_columns, first, packed.bias + i * lanes);
 }
 
 // The sum of the parts' sums of grad_output, for one vector of channels.

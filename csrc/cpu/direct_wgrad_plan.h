@@ -42,7 +42,8 @@ struct WgradPlan {
 
 template <class T, int slot>
 WgradPlan<T, slot> wgrad_plan(const WgradArgs& args, bool transformed) {
-  constexpr int64_t tile_floats = 24 * 1024, tile_floats_across = 112 * 1024, input_floats_at_once = 5 * 1024;
+  constexpr int64_t pixels_in_place = 1024, page = 4096, tile_floats = 24 * 1024, tile_floats_across = 112 * 1024,
+                    input_floats_at_once = 5 * 1024;
   constexpr int64_t wanted_tasks = 32, second_level_bytes = 1 << 20, many_products = 24;
   const ConvShape& shape = args.problem.shape;
   WgradPlan<T, slot> plan{};
@@ -51,11 +52,6 @@ WgradPlan<T, slot> wgrad_plan(const WgradArgs& args, bool transformed) {
   const Lanes<slot>&inputs = plan.input.map, &outputs = plan.grad_output.map;
   const int64_t step = slot == 1 ? 1 : wgrad_channels, channels = (inputs.width + step - 1) / step * step;
   plan.pack = {outputs, inputs.width, channels, 1, false, false, transformed};
-  // Sums that are long beside the copies hide the way from the last-level cache, too.
-  const int64_t output_numbers = outputs.channels() * plan.grad_output.pixels();
-  const int64_t numbers = inputs.channels() * plan.input.pixels() + output_numbers;
-  const bool long_sums = 9 * inputs.width * output_numbers >= many_products * numbers;
-  plan.prefetch = shape.n * numbers * int64_t(sizeof(T)) > (long_sums ? second_level_bytes : cached_bytes);
   plan.with_bias = args.grad_bias;
   plan.stride = shape.stride_h;
   constexpr bool pairs = per_lane<T> == 2;
@@ -69,13 +65,28 @@ WgradPlan<T, slot> wgrad_plan(const WgradArgs& args, bool transformed) {
   plan.units_at_once = neighbours ? 64 / lanes : 1;
   const int64_t floats = slot == 1 ? tile_floats_across : neighbours ? tile_floats / 2 : tile_floats;
   const int64_t output_rows = slot == 1 ? outputs.vectors_per_unit() * output_row : output_row;
-  const int64_t rows_that_fit = std::clamp<int64_t>(floats / (plan.stride * input_row + output_rows), 1, shape.p());
+  // AVX2 has registers for half as many sums, so it reads the pixels of wider groups too often to find them elsewhere
+  // than in the first-level cache, to which a tile keeps.
+  constexpr bool reads_seldom = slot == 4 || lanes == 16;
+  const auto is_near = [&](const Lanes<slot>& map) {
+    return map.is_full() && map.channels() * int64_t(sizeof(float)) < page;
+  };
+  plan.in_place = std::is_same_v<T, float> && args.problem.layout == Layout::nhwc &&
+                  (plan.is_winograd() || (slot > 1 && reads_seldom && is_near(inputs) && is_near(outputs)));
+  // Sums that are long beside copies hide the way from the last-level cache, too.
+  const int64_t output_numbers = outputs.channels() * plan.grad_output.pixels();
+  const int64_t numbers = inputs.channels() * plan.input.pixels() + output_numbers;
+  const bool long_sums = 9 * inputs.width * output_numbers >= many_products * numbers;
+  plan.prefetch =
+      shape.n * numbers * int64_t(sizeof(T)) > (long_sums && !plan.in_place ? second_level_bytes : cached_bytes);
+  const int64_t rows = plan.in_place && !plan.is_winograd() ? pixels_in_place / (plan.stride * shape.w + shape.q())
+                                                            : floats / (plan.stride * input_row + output_rows);
+  const int64_t rows_that_fit = std::clamp<int64_t>(rows, 1, shape.p());
   int64_t tiles = (shape.p() + rows_that_fit - 1) / rows_that_fit;
   if (tiles > 1) tiles += tiles % 2;  // an even number of equal tiles shares out well
   plan.tile_rows = (shape.p() + tiles - 1) / tiles;
   if (plan.is_winograd()) {
     plan.tile_rows += plan.tile_rows % 2;
-    plan.in_place = args.problem.layout == Layout::nhwc;
     plan.winograd_scratch = winograd_wgrad_scratch(channels, outputs.vectors_per_unit());
   }
   plan.rows_at_once = std::max<int64_t>(input_floats_at_once / (plan.stride * input_row), 1);

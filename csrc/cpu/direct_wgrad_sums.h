@@ -11,9 +11,10 @@ constexpr int wgrad_channels = lanes == 16 ? 4 : 2;  // as many as there are reg
 template <int channels>
 class TapSums {
  public:
-  // From pixel to pixel (or from pair to pair) of the input, and between the starts of its groups.
-  [[gnu::always_inline]] TapSums(int64_t pixel, int64_t group_distance)
-      : pixel_(pixel), group_distance_(group_distance) {}
+  // From pixel to pixel (or from pair to pair) of the input and of grad_output, and between the starts of the input's
+  // groups.
+  [[gnu::always_inline]] TapSums(int64_t pixel, int64_t grad_pixel, int64_t group_distance)
+      : pixel_(pixel), grad_pixel_(grad_pixel), group_distance_(group_distance) {}
 
   [[gnu::always_inline]] void begin(const float* packed, bool first) {
     unroll<count>([&](auto i)
@@ -28,7 +29,7 @@ class TapSums {
   static constexpr int count = channels * 3;
 
   Vec sums_[count];
-  int64_t pixel_, group_distance_;
+  int64_t pixel_, grad_pixel_, group_distance_;
 };
 
 // A pixel at a time.
@@ -45,7 +46,8 @@ class RowSums : public TapSums<channels> {
   }
 
  private:
-  using TapSums<channels>::sums_, TapSums<channels>::pixel_, TapSums<channels>::group_distance_;
+  using TapSums<channels>::sums_, TapSums<channels>::pixel_, TapSums<channels>::grad_pixel_;
+  using TapSums<channels>::group_distance_;
 
   template <int s>
   [[gnu::always_inline]] void add(const float* input, Vec grad) {
@@ -57,11 +59,11 @@ class RowSums : public TapSums<channels> {
   [[gnu::always_inline]] void add_row_of_stride_1(const float* input, const float* grad, int64_t columns) {
     Vec before = load(grad);
     if (columns == 1) return add<1>(input, before);
-    Vec here = load(grad + lanes);
+    Vec here = load(grad + grad_pixel_);
     add<0>(input, here);
     add<1>(input, before);
     for (int64_t column = 1; column < columns - 1; ++column) {
-      const Vec after = load(grad + (column + 1) * lanes);
+      const Vec after = load(grad + (column + 1) * grad_pixel_);
       const float* x = input + column * pixel_;
       unroll<channels>([&](auto j) RESNEXT_INLINE {
         const Vec spread_x = spread<slot, 1, j>(x, group_distance_);
@@ -81,7 +83,7 @@ class RowSums : public TapSums<channels> {
                                                   int64_t outputs) {
     Vec here = load(grad);
     for (int64_t q = 0; q < outputs - 1; ++q) {
-      const Vec after = load(grad + (q + 1) * lanes);
+      const Vec after = load(grad + (q + 1) * grad_pixel_);
       const float* x = input + 2 * q * pixel_;
       add<1>(x, here);
       unroll<channels>([&](auto j) RESNEXT_INLINE {
