@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled, strided
 from torch._C import _are_functorch_transforms_active as functorch_active
 from torch._C import _AutoDispatchBelowAutograd as below_autograd
 from torch._C import _get_mkldnn_enabled, _is_any_autocast_enabled, _is_tracing, _len_torch_dispatch_stack
@@ -11,10 +11,11 @@ from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction as SingleLevelFunction
+from torch.compiler import is_dynamo_compiling
 from torch.nn import Parameter
 
 __all__ = ["SingleLevelFunction", "apply_single_level", "call_below_autograd", "transformed"]
-__all__ += ["onednn_conv2d", "onednn_pack", "onednn_serves", "plain", "recorded", "without_wrapper"]
+__all__ += ["onednn_conv2d", "onednn_pack", "onednn_serves", "who_looks", "without_wrapper"]
 
 
 def apply_single_level(function: type[SingleLevelFunction], *args):
@@ -47,33 +48,28 @@ def transformed() -> bool:
     return functorch_active() or forward_ad._current_level >= 0
 
 
-def plain(*tensors: Tensor) -> bool:
-    """Whether the tensors, some perhaps None, are plain ones on the CPU, and nothing but autograd looks at calls.
+def who_looks(*tensors: Tensor) -> str:
+    """Who would miss a call of operators below autograd with these tensors, some perhaps None.
 
-    That is, nothing watches, casts, traces or transforms them.
+    "" if they are plain tensors on the CPU and nobody looks; "autograd" if only it does, which records the call;
+    "others" if something traces, transforms, casts or watches, or if a tensor is of another kind.
     """
-    if torch.compiler.is_dynamo_compiling():  # asked first: what compiles knows not all that follows
-        return False
+    if is_dynamo_compiling():  # asked first: what compiles knows not all that follows
+        return "others"
     if _is_tracing() or functorch_active() or _len_torch_dispatch_stack() > 0 or _is_any_autocast_enabled():
-        return False
+        return "others"
     if forward_ad._current_level >= 0:
-        return False
+        return "others"
+    recorded, looks = is_grad_enabled(), ""
     for tensor in tensors:
         if tensor is None:
             continue
         kind = type(tensor)
-        if not ((kind is Tensor or kind is Parameter) and tensor.is_cpu and tensor.layout is torch.strided):
-            return False
-    return True
-
-
-def recorded(*tensors: Tensor) -> bool:
-    """Whether autograd records a call of operators with these tensors, some perhaps None."""
-    if torch.is_grad_enabled():
-        for tensor in tensors:
-            if tensor is not None and tensor.requires_grad:
-                return True
-    return False
+        if not ((kind is Tensor or kind is Parameter) and tensor.is_cpu and tensor.layout is strided):
+            return "others"
+        if recorded and tensor.requires_grad:
+            looks = "autograd"
+    return looks
 
 
 def onednn_serves(input: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> bool:
@@ -81,7 +77,7 @@ def onednn_serves(input: Tensor, weight: Tensor, bias: Tensor | None, residual: 
 
     It has no derivatives and no batching rule, and what compiles, exports or counts operators does not know it.
     """
-    if not plain(input, weight, bias, residual) or recorded(input, weight, bias, residual):
+    if who_looks(input, weight, bias, residual):
         return False
     if not (torch.backends.mkldnn.is_available() and _get_mkldnn_enabled()):
         return False

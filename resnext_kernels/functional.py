@@ -91,9 +91,10 @@ def grouped_conv2d(
     if has_torch_function_variadic(input, weight, bias):
         arguments = (input, weight, bias, stride, padding, dilation, groups)
         return handle_torch_function(grouped_conv2d, (input, weight, bias), *arguments, kernel=kernel)
-    geometry = None if kernel else _plain_geometry(input, weight, bias, stride, padding, dilation, groups)
-    if geometry:
-        if _private_torch.recorded(input, weight, bias):
+    plain = not kernel and input is not None and weight is not None
+    looks = _private_torch.who_looks(input, weight, bias) if plain else "others"
+    if looks != "others" and (geometry := _geometry_as_it_is(input, weight, bias, stride, padding, dilation, groups)):
+        if looks == "autograd":
             return _autograd.record_convolution(input, weight, bias, *geometry)
         if torch.is_inference_mode_enabled():  # is below autograd
             return _OUTPUT(input, weight, bias, *geometry)
@@ -116,15 +117,12 @@ def grouped_conv2d(
     return output.squeeze(0) if unbatched else output
 
 
-def _plain_geometry(input, weight, bias, stride, padding, dilation, groups) -> tuple | None:
-    """Stride, padding, dilation and groups as the operator takes them, if it takes the tensors as they are.
+def _geometry_as_it_is(input, weight, bias, stride, padding, dilation, groups) -> tuple | None:
+    """Stride, padding, dilation and groups as the operator takes them, if it takes these plain tensors as they are.
 
-    None if it does not, or if anything but autograd has to see the call. In a network the caches have lost this
-    package's code and data from layer to layer; there all that follows here for other calls would take a third of a
-    layer's time for one image.
+    In a network the caches have lost this package's code and data from layer to layer; there all that `grouped_conv2d`
+    asks about other calls would take a third of a layer's time for one image.
     """
-    if input is None or weight is None or not _private_torch.plain(input, weight, bias):
-        return None
     dtype = input.dtype
     if weight.dtype is not dtype or (bias is not None and bias.dtype is not dtype):
         return None

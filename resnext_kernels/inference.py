@@ -79,7 +79,7 @@ def _grouped_conv2d_act(
         with torch.autocast(input.device.type, enabled=False):
             arguments = (input, weight, scale, shift, residual, *arguments[5:])
             return grouped_conv2d_act(*arguments, kernel=kernel)
-    derived = _private_torch.recorded(*tensors)
+    derived = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
     by_steps = derived or torch.compiler.is_exporting()
     if by_steps or why_pytorch(input, weight, None, stride, padding, dilation, groups, kernel):
         return _step_by_step(*arguments, kernel)
@@ -88,7 +88,7 @@ def _grouped_conv2d_act(
     if unbatched:
         input, residual = input.unsqueeze(0), None if residual is None else residual.unsqueeze(0)
     geometry = (stride, padding, dilation, groups)
-    if packed_weight is not None and not unbatched and _private_torch.plain(*tensors):  # and not derived
+    if packed_weight is not None and not (unbatched or _private_torch.who_looks(*tensors)):
         _pack(packed_weight, input, weight, *geometry)
     output = _ops.ACT(input, weight, scale, shift, residual, *geometry, activation, kernel_name=kernel)
     return output.squeeze(0) if unbatched else output
@@ -152,8 +152,7 @@ class FusedGroupedConv2d(nn.Module):
         """activation(norm(conv(input)) + residual)."""
         weight, scale, shift = self.weight, self.scale, self.shift
         tensors = (input, weight, scale, shift, residual)
-        plain = _private_torch.plain(*tensors) and not _private_torch.recorded(*tensors)
-        if plain and scale.dtype is torch.float32:
+        if not _private_torch.who_looks(*tensors) and scale.dtype is torch.float32:
             packed = self._packed.known(weight, _problem_of(input))
             if packed is not None:  # this problem has gone to the operator before
                 packed = packed if packed.numel() else None
