@@ -1,9 +1,9 @@
 #pragma once
 #include <algorithm>
-#include <utility>
 
 #include "direct_across.h"
 #include "grouped_conv.h"
+#include "lines_ahead.h"
 #include "simd.h"
 #include "transpose.h"
 
@@ -156,12 +156,6 @@ struct Part {
 // Maps of more bytes than this come from memory, not from cache.
 constexpr int64_t cached_bytes = 8 << 20;
 
-// Runs of bytes, equally far apart.
-struct Runs {
-  const void* first;
-  int64_t count, bytes, distance;
-};
-
 template <class T, int slot>
 Runs runs_of(const Tensor<T, slot>& tensor, const Part& part) {
   const int64_t first_channel = tensor.map.first_channel(part.first_vector);
@@ -171,62 +165,6 @@ Runs runs_of(const Tensor<T, slot>& tensor, const Part& part) {
   if (tensor.layout == Layout::nchw) return {first, channels, pixels * size, tensor.channel_stride() * size};
   return {first, pixels, channels * size, tensor.pixel_stride() * size};
 }
-
-// Asks for memory before it is needed: some lines at a time, while something else is computed, as few can be on their
-// way at once.
-class LinesAhead {
- public:
-  LinesAhead() = default;  // asks for nothing
-
-  // All of the runs in `calls` calls of `ask`.
-  LinesAhead(const Runs& runs, int64_t calls)
-      : run_(static_cast<const char*>(runs.first)),
-        runs_(runs.count),
-        run_bytes_(runs.bytes),
-        distance_(runs.distance) {
-    if (distance_ == run_bytes_) run_bytes_ *= std::exchange(runs_, 1);
-    lines_ = runs_ * (run_bytes_ / line + 1) / calls + 1;
-    begin_run();
-  }
-
-  template <class T, int slot>
-  LinesAhead(const Tensor<T, slot>& tensor, const Part& part, int64_t calls)
-      : LinesAhead(runs_of(tensor, part), calls) {}
-
-  void ask() {
-    for (int64_t i = 0; i < lines_ && runs_ > 0; ++i) {
-      prefetch(here_);
-      here_ += line;
-      if (here_ >= run_ + run_bytes_) next_run();
-    }
-  }
-
-  // The same in a tight loop for each run, for sums that are short beside it. Where many lines are asked for in one go
-  // it is slower (docs/performance.md).
-  void ask_fast() {
-    for (int64_t left = lines_ * line; left > 0 && runs_ > 0;) {
-      const char *end = run_ + run_bytes_, *stop = std::min(here_ + left, end), *here = here_;
-      left -= stop - here;
-      for (; here < stop; here += line) prefetch(here);
-      here_ = here;
-      if (here >= end) next_run();
-    }
-  }
-
- private:
-  static constexpr int64_t line = 64;
-
-  void next_run() {
-    run_ += distance_;
-    --runs_;
-    begin_run();
-  }
-
-  void begin_run() { here_ = run_ - reinterpret_cast<uintptr_t>(run_) % line; }
-
-  const char *run_ = nullptr, *here_ = nullptr;                  // `here_` in the run at `run_`
-  int64_t runs_ = 0, run_bytes_ = 0, distance_ = 0, lines_ = 0;  // `lines_` of a call
-};
 
 // What the next tile needs.
 struct MemoryAhead {
@@ -361,6 +299,14 @@ template <class T, int slot, class S>
         load_square(from + pixel, tensor.channel_stride() * tensor.map.channel_distance(), count[0],
                     std::min<int64_t>(pixels - pixel, square_pixels<T>), tensor.gaps, to + pixel * strides.pixel,
                     strides.pixel);
+      continue;
+    }
+    if (vectors == side_by_side && tensor.map.is_full()) {  // these are the most, and go without masks
+      from += channel[0];
+      for (int64_t pixel = 0; pixel < pixels; ++pixel, from += tensor.map.channels())
+        unroll<side_by_side>([&](auto j) RESNEXT_INLINE {
+          store(to + pixel * strides.pixel + j * strides.vector, load(from + j * lanes));
+        });
       continue;
     }
     for (int64_t pixel = 0; pixel < pixels; ++pixel, from += tensor.map.channels())
