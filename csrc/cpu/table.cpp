@@ -110,7 +110,7 @@ bool across_is_slower(const Problem& problem) {
 }
 
 // In multiply-adds of a channel and a target channel (docs/performance.md): a direct sum leaves padding out; positions
-// are computed for whole squares, transforms take as long as eight channels more, and those of the weights as 85
+// are computed for whole squares, transforms take as long as eight channels more, and those of the weights as 125
 // products. AMD's CPUs multiply as many floats in a cycle with AVX2 as with AVX-512, in shorter loops; Intel's half as
 // many.
 template <class Isa, class Args>
