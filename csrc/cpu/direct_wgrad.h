@@ -25,7 +25,7 @@
 // A tile of both tensors is read 3 * group width / 4 times: where it lies, in NHWC of floats, if its pixels are not too
 // far apart; otherwise it is copied to scratch first, from either layout and any type. The memory of the next tile is
 // asked for meanwhile.
-// While a tile of grad_output lies there, its pixels are added up for the bias's gradient too.
+// While a tile of grad_output lies in cache, its pixels are added up for the bias's gradient too.
 // The tiles are dealt out to a number of parts that depends on the shape alone. A part sums its tiles in order, and
 // the parts are added in order, so the number of threads does not change the result. If there is one part, its sums are
 // moved to the weight tensor as soon as they are complete, while they lie in the thread's cache.
