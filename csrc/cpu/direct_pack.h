@@ -54,8 +54,15 @@ struct LaneOffsets {
     }
   }
 
-  // What a lane holds lies behind what the lane before it holds, or both are padding.
-  bool follows(int i) const { return lane[i] == lane[i - 1] + (lane[i - 1] < 0 ? 0 : 1); }
+  // Visits lanes that lie side by side in memory, or are all padding, together: the first of them and how many.
+  template <class Visit>
+  void each_run(const Visit& visit) const {
+    for (int first = 0, i = 1; i <= lanes; ++i)
+      if (i == lanes || lane[i] != lane[i - 1] + (lane[i - 1] < 0 ? 0 : 1)) {
+        visit(first, i - first);
+        first = i;
+      }
+  }
 };
 
 template <class Pointer>
@@ -134,18 +141,14 @@ void pack_taps(const T* data, const LaneOffsets& offsets, int64_t step, float* t
 template <class T, class Row>
 void pack_rows(int64_t elements, const LaneOffsets& offsets, const Row& row, bool flip, float* packed) {
   const WeightRun<T> run{offsets.channel};
-  int ends[lanes], runs = 0;
-  for (int lane = 1; lane <= lanes; ++lane)
-    if (lane == lanes || !offsets.follows(lane)) ends[runs++] = lane;
-  for (int64_t element = 0; element < elements; ++element)
-    for (int64_t tap = 0; tap < 9; ++tap) {
-      float* to = packed + packed_place(element, flip ? 8 - tap : tap);
-      for (int i = 0, first = 0; i < runs; first = ends[i++]) {
-        const int64_t offset = offsets.lane[first];
-        const int count = ends[i] - first;
-        store_part(to + first, offset < 0 ? Vec{} : run.part(row(element, tap) + offset, count), count);
+  offsets.each_run([&](int first, int count) {
+    const int64_t offset = offsets.lane[first];
+    for (int64_t element = 0; element < elements; ++element)
+      for (int64_t tap = 0; tap < 9; ++tap) {
+        float* to = packed + packed_place(element, flip ? 8 - tap : tap) + first;
+        store_part(to, offset < 0 ? Vec{} : run.part(row(element, tap) + offset, count), count);
       }
-    }
+  });
 }
 
 // Whatever the order in memory is. `width` channels are packed, one or two in a lane.
@@ -238,7 +241,8 @@ void pack(const PackPlan<slot>& plan, const Weight<const void*>& weight, int64_t
 template <class T, int slot>
 void unpack_vector(const float* packed, int64_t parts, int64_t part_size, const PackPlan<slot>& plan, int64_t vector,
                    const Weight<void*>& weight) {
-  const LaneOffsets offsets(plan.map, vector, false, plan.map.width, weight);
+  const int64_t outputs = plan.lanes_are_inputs ? plan.width : plan.map.width;
+  const LaneOffsets offsets(plan.map, vector, plan.lanes_are_inputs, outputs, weight);
   T* data = static_cast<T*>(weight.data);
   const bool krsc = is_krsc(weight, plan.width), padded = plan.map.count(vector) < lanes;
   // Elements [t, t + now) of each lane's run; whole squares without a test for each vector.
@@ -269,12 +273,19 @@ void unpack_vector(const float* packed, int64_t parts, int64_t part_size, const 
       unpack_square(std::false_type(), t, now, run, place);
     }
   };
-  if (krsc) {
+  if (krsc && !plan.lanes_are_inputs) {
     for (int64_t t = 0; t < 9; ++t)
       unpack_run(plan.width, data + t * plan.width, [&](int64_t channel) { return packed_place(channel, t); });
-  } else if (is_kcrs(weight)) {
+  } else if (is_kcrs(weight) && !plan.lanes_are_inputs) {
     unpack_run(9 * plan.width, data, [](int64_t t) { return t * lanes; });
   } else {
+    struct Run {
+      int first, count;
+    } runs[lanes];
+    int count = 0;
+    offsets.each_run([&](int first, int lanes_of_run) {
+      if (offsets.lane[first] >= 0) runs[count++] = {first, lanes_of_run};
+    });
     for (int64_t channel = 0; channel < plan.width; ++channel)
       for (int64_t tap = 0; tap < 9; ++tap) {
         Vec sum{};
@@ -282,10 +293,15 @@ void unpack_vector(const float* packed, int64_t parts, int64_t part_size, const 
           sum += load(packed + part * part_size + packed_place(channel, tap));
         T values[lanes];
         store(values, sum);
-        for (int lane = 0; lane < lanes; ++lane)
-          if (offsets.lane[lane] >= 0)
-            data[offsets.lane[lane] + channel * offsets.channel + tap / 3 * offsets.r + tap % 3 * offsets.s] =
-                values[lane];
+        T* to = data + channel * offsets.channel + tap / 3 * offsets.r + tap % 3 * offsets.s;
+        for (int i = 0; i < count; ++i) {
+          const T* from = values + runs[i].first;
+          T* run = to + offsets.lane[runs[i].first];
+          if (slot < lanes && runs[i].count == slot)  // a whole group, side by side
+            std::copy_n(from, std::min(slot, lanes), run);
+          else
+            for (int lane = 0; lane < runs[i].count; ++lane) run[lane] = from[lane];
+        }
       }
   }
 }

@@ -22,6 +22,8 @@
 //      spread<2>(x)   sum6    sum7    sum8      grad_output, which roll along the row in three registers
 //      spread<3>(x)   sum9    sum10   sum11
 //
+// In groups of 8 at stride 2 lanes are input channels, and grad_output's pixels are spread over three of the input's.
+//
 // A tile of both tensors is read 3 * group width / 4 times: where it lies, in NHWC of floats, if its pixels are not too
 // far apart; otherwise it is copied to scratch first, from either layout and any type. The memory of the next tile is
 // asked for meanwhile.
@@ -44,11 +46,11 @@ struct Tile {
   int64_t outputs;                    // columns of grad_output
 };
 
-// Adds the products of a tile by row r of taps to the packed weights of one vector of output channels, from `channel`
-// of a group's input channels on.
+// Adds the products of a tile by row r of taps to the packed weights of one vector, from where the tile's spread
+// operand points to on.
 template <class Sums>
 [[gnu::always_inline]] inline void add_channels_of_tile(const ConvShape& shape, const Tile& tile, int64_t r, bool first,
-                                                        const float* input, MemoryAhead* ahead, float* place) {
+                                                        MemoryAhead* ahead, float* place) {
   const int64_t inputs = shape.w, stride = shape.stride_h;
   Sums sums(tile.input_pixel, tile.output_pixel, tile.group_distance);
   sums.begin(place, first);
@@ -56,26 +58,27 @@ template <class Sums>
     const int64_t h = p * stride - 1 + r;
     if (h < 0 || h >= shape.h) continue;
     if (ahead) ahead->ask();
-    sums.add_row(input + (h - tile.input_first) * tile.input_row, tile.grad_output + (p - tile.first) * tile.output_row,
-                 inputs, tile.outputs);
+    sums.add_row(tile.input + (h - tile.input_first) * tile.input_row,
+                 tile.grad_output + (p - tile.first) * tile.output_row, inputs, tile.outputs);
   }
   sums.end(place);
 }
 
-template <int slot, int stride, int per_lane>
+template <int slot, int stride, int per_lane, bool lanes_are_inputs = false>
 [[gnu::noinline]] void add_tile(const ConvShape& shape, const Tile& tile, int64_t r, bool first, int64_t channels,
                                 MemoryAhead* ahead, float* packed) {
-  using Most = std::conditional_t<per_lane == 2, PairSums<slot, stride>, RowSums<slot, stride>>;
+  using Most = std::conditional_t<per_lane == 2, PairSums<slot, stride>, RowSums<slot, stride, lanes_are_inputs>>;
   int64_t channel = 0;
   const auto add = [&]<class Sums>(std::type_identity<Sums>) {
-    add_channels_of_tile<Sums>(shape, tile, r, first, tile.input + channel * channel_step<slot>, ahead,
-                               packed + packed_place(channel, 3 * r));
+    Tile here = tile;
+    (lanes_are_inputs ? here.grad_output : here.input) += channel * channel_step<slot>;
+    add_channels_of_tile<Sums>(shape, here, r, first, ahead, packed + packed_place(channel, 3 * r));
   };
   for (; channel + wgrad_channels <= channels; channel += wgrad_channels) add(std::type_identity<Most>());
   if constexpr (slot == 1) {
-    if (channels - channel == 3) add(std::type_identity<RowSums<slot, stride, 3>>());
-    if (channels - channel == 2) add(std::type_identity<RowSums<slot, stride, 2>>());
-    if (channels - channel == 1) add(std::type_identity<RowSums<slot, stride, 1>>());
+    if (channels - channel == 3) add(std::type_identity<RowSums<slot, stride, false, 3>>());
+    if (channels - channel == 2) add(std::type_identity<RowSums<slot, stride, false, 2>>());
+    if (channels - channel == 1) add(std::type_identity<RowSums<slot, stride, false, 1>>());
   }
 }
 
@@ -180,7 +183,8 @@ void add_tiles(const ConvShape& shape, const WgradPlan<T, slot>& plan, const Wgr
     const bool straddles = outputs.straddles(vector);
     constexpr int count = per_lane<T>;
     const auto add_rows = plan.stride == 1 ? (straddles ? add_tile<two_groups, 1, count> : add_tile<slot, 1, count>)
-                                           : (straddles ? add_tile<two_groups, 2, count> : add_tile<slot, 2, count>);
+                          : straddles      ? add_tile<two_groups, 2, count>
+                                           : add_tile<slot, 2, count, plan.lanes_are_inputs(2)>;
     add_rows(shape, rows, r, first && begin == tile.first, plan.pack.channels, plan.prefetch ? &ahead : nullptr,
              packed.weights + i * plan.pack.vector_size());
   };

@@ -24,6 +24,12 @@ struct WgradPlan {
   int64_t input_columns, output_columns;                                    // vectors of a row of a tile
   int64_t input_scratch, output_scratch, linear_scratch, winograd_scratch;  // floats
 
+  // In groups of 8, stride 2 would spread an input pixel by permutes for one product or two: it spreads those of
+  // grad_output, for three, and lanes are input channels.
+  static constexpr bool lanes_are_inputs(int64_t stride) {
+    return stride == 2 && slot == 8 && lanes == 16 && per_lane<T> == 1;
+  }
+
   bool is_winograd() const { return slot == lanes && pack.transformed; }
   int64_t tile_scratch() const {
     if (in_place) return 0;
@@ -50,8 +56,10 @@ WgradPlan<T, slot> wgrad_plan(const WgradArgs& args, bool transformed) {
   plan.input = input_tensor<slot>(args.problem, static_cast<const T*>(args.input));
   plan.grad_output = output_tensor<slot>(args.problem, static_cast<const T*>(args.grad_output));
   const Lanes<slot>&inputs = plan.input.map, &outputs = plan.grad_output.map;
-  const int64_t step = slot == 1 ? 1 : wgrad_channels, channels = (inputs.width + step - 1) / step * step;
-  plan.pack = {outputs, inputs.width, channels, 1, false, false, transformed};
+  const bool lanes_are_inputs = plan.lanes_are_inputs(shape.stride_h);
+  const int64_t width = lanes_are_inputs ? outputs.width : inputs.width;  // of the groups that are spread
+  const int64_t step = slot == 1 ? 1 : wgrad_channels, channels = (width + step - 1) / step * step;
+  plan.pack = {lanes_are_inputs ? inputs : outputs, width, channels, 1, lanes_are_inputs, false, transformed};
   plan.with_bias = args.grad_bias;
   plan.stride = shape.stride_h;
   constexpr bool pairs = per_lane<T> == 2;
@@ -65,9 +73,9 @@ WgradPlan<T, slot> wgrad_plan(const WgradArgs& args, bool transformed) {
   plan.units_at_once = neighbours ? 64 / lanes : 1;
   const int64_t floats = slot == 1 ? tile_floats_across : neighbours ? tile_floats / 2 : tile_floats;
   const int64_t output_rows = slot == 1 ? outputs.vectors_per_unit() * output_row : output_row;
-  // AVX2 has registers for half as many sums, so it reads the pixels of wider groups too often to find them elsewhere
-  // than in the first-level cache, to which a tile keeps.
-  constexpr bool reads_seldom = slot == 4 || lanes == 16;
+  // AVX2 has registers for half as many sums, so it reads pixels too often to find them elsewhere than in the
+  // first-level cache, to which a tile keeps; and of groups of 4 it reads two channels more, behind the last pixel too.
+  constexpr bool reads_seldom = lanes == 16;
   const auto is_near = [&](const Lanes<slot>& map) {
     return map.is_full() && map.channels() * int64_t(sizeof(float)) < page;
   };

@@ -32,14 +32,16 @@ class TapSums {
   int64_t pixel_, grad_pixel_, group_distance_;
 };
 
-// A pixel at a time.
-template <int slot, int stride, int channels = wgrad_channels>
+// A pixel at a time. Lanes are output channels and the input's are spread, or the other way round.
+template <int slot, int stride, bool lanes_are_inputs = false, int channels = wgrad_channels>
 class RowSums : public TapSums<channels> {
  public:
   using TapSums<channels>::TapSums;
 
   [[gnu::always_inline]] void add_row(const float* input, const float* grad, int64_t inputs, int64_t outputs) {
-    if constexpr (stride == 1)
+    if constexpr (lanes_are_inputs)
+      add_row_of_inputs(input, grad, inputs, outputs);
+    else if constexpr (stride == 1)
       add_row_of_stride_1(input, grad, outputs);
     else
       add_row_of_stride_2(input, grad, inputs, outputs);
@@ -96,6 +98,35 @@ class RowSums : public TapSums<channels> {
     const float* x = input + 2 * (outputs - 1) * pixel_;
     add<1>(x, here);
     if (2 * outputs - 1 < inputs) add<2>(x + pixel_, here);
+  }
+
+  // Lanes are input channels: output q meets input columns 2q - 1, 2q and 2q + 1 by the taps 0, 1 and 2.
+  [[gnu::always_inline]] void add_row_of_inputs(const float* input, const float* grad, int64_t inputs,
+                                                int64_t outputs) {
+    static_assert(stride == 2);
+    const Vec first = load(input);
+    if (inputs == 1) return add_output<false, false>(grad, first, first, first);
+    Vec before = load(input + pixel_);
+    add_output<false, true>(grad, first, first, before);
+    for (int64_t q = 1; q < outputs; ++q) {
+      input += 2 * pixel_;
+      grad += grad_pixel_;
+      const Vec here = load(input);
+      if (2 * q + 1 == inputs) return add_output<true, false>(grad, before, here, here);
+      const Vec after = load(input + pixel_);
+      add_output<true, true>(grad, before, here, after);
+      before = after;
+    }
+  }
+
+  template <bool has_before, bool has_after>
+  [[gnu::always_inline]] void add_output(const float* grad, Vec before, Vec here, Vec after) {
+    unroll<channels>([&](auto j) RESNEXT_INLINE {
+      const Vec spread_grad = spread<slot, 1, j>(grad, group_distance_);
+      if constexpr (has_before) sums_[j * 3] += spread_grad * before;
+      sums_[j * 3 + 1] += spread_grad * here;
+      if constexpr (has_after) sums_[j * 3 + 2] += spread_grad * after;
+    });
   }
 };
 

@@ -118,8 +118,8 @@ int run_all(const Choice& choice) {
   struct Width {
     int64_t inputs, outputs, groups;
   };
-  constexpr Width widths[] = {{4, 4, 9},   {3, 3, 5},  {8, 8, 3},   {7, 7, 5},  {16, 16, 2},
-                              {32, 32, 2}, {20, 5, 2}, {24, 24, 3}, {6, 6, 16}, {3, 2, 17}};
+  constexpr Width widths[] = {{4, 4, 9},   {4, 4, 8},   {3, 3, 5},  {8, 8, 3},   {8, 8, 4},  {7, 7, 5},
+                              {16, 16, 2}, {32, 32, 2}, {20, 5, 2}, {24, 24, 3}, {6, 6, 16}, {3, 2, 17}};
   constexpr int64_t maps[][2] = {{1, 1}, {3, 2}, {2, 15}, {3, 19}, {4, 33}};
   int runs = 0;
   for (const Width& width : widths)
