@@ -182,9 +182,10 @@ void add_tiles(const ConvShape& shape, const WgradPlan<T, slot>& plan, const Wgr
     constexpr int two_groups = slot == lanes && lanes == 16 ? 8 : slot;
     const bool straddles = outputs.straddles(vector);
     constexpr int count = per_lane<T>;
+    constexpr bool lanes_are_inputs = WgradPlan<T, slot>::lanes_are_inputs(2);
     const auto add_rows = plan.stride == 1 ? (straddles ? add_tile<two_groups, 1, count> : add_tile<slot, 1, count>)
                           : straddles      ? add_tile<two_groups, 2, count>
-                                           : add_tile<slot, 2, count, plan.lanes_are_inputs(2)>;
+                                           : add_tile<slot, 2, count, lanes_are_inputs>;
     add_rows(shape, rows, r, first && begin == tile.first, plan.pack.channels, plan.prefetch ? &ahead : nullptr,
              packed.weights + i * plan.pack.vector_size());
   };

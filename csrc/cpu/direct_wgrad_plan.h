@@ -56,7 +56,7 @@ WgradPlan<T, slot> wgrad_plan(const WgradArgs& args, bool transformed) {
   plan.input = input_tensor<slot>(args.problem, static_cast<const T*>(args.input));
   plan.grad_output = output_tensor<slot>(args.problem, static_cast<const T*>(args.grad_output));
   const Lanes<slot>&inputs = plan.input.map, &outputs = plan.grad_output.map;
-  const bool lanes_are_inputs = plan.lanes_are_inputs(shape.stride_h);
+  const bool lanes_are_inputs = WgradPlan<T, slot>::lanes_are_inputs(shape.stride_h);
   const int64_t width = lanes_are_inputs ? outputs.width : inputs.width;  // of the groups that are spread
   const int64_t step = slot == 1 ? 1 : wgrad_channels, channels = (width + step - 1) / step * step;
   plan.pack = {lanes_are_inputs ? inputs : outputs, width, channels, 1, lanes_are_inputs, false, transformed};
