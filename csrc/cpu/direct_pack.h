@@ -297,8 +297,8 @@ void unpack_vector(const float* packed, int64_t parts, int64_t part_size, const 
         for (int i = 0; i < count; ++i) {
           const T* from = values + runs[i].first;
           T* run = to + offsets.lane[runs[i].first];
-          if (slot < lanes && runs[i].count == slot)  // a whole group, side by side
-            std::copy_n(from, std::min(slot, lanes), run);
+          if (runs[i].count == slot)  // a whole group, of a size that the compiler knows
+            std::copy_n(from, slot, run);
           else
             for (int lane = 0; lane < runs[i].count; ++lane) run[lane] = from[lane];
         }

@@ -11,8 +11,8 @@ constexpr int wgrad_channels = lanes == 16 ? 4 : 2;  // as many as there are reg
 template <int channels>
 class TapSums {
  public:
-  // From pixel to pixel (or from pair to pair) of the input and of grad_output, and between the starts of the input's
-  // groups.
+  // From pixel to pixel (or from pair to pair) of the input and of grad_output, and between the starts of the groups
+  // that are spread.
   [[gnu::always_inline]] TapSums(int64_t pixel, int64_t grad_pixel, int64_t group_distance)
       : pixel_(pixel), grad_pixel_(grad_pixel), group_distance_(group_distance) {}
 
