@@ -6,7 +6,7 @@
 
 #include "direct_pack.h"
 #include "grouped_conv.h"
-#include "simd.h"
+#include "spread.h"
 
 // The direct kernels for fprop and dgrad: 3x3, padding 1, stride 1 or 2, any width of groups. One sum serves both:
 //
@@ -121,6 +121,18 @@ template <class Walk, int slot, int per_lane, int vectors>
 constexpr int channels_at_once =
     lanes == 16 && !(std::is_same_v<Walk, Narrowing> && slot == lanes && per_lane == 2) ? 4 / vectors : 1;
 
+// How a pixel's channels are spread. Four floats of each of two groups side by side are picked by one permute or by two
+// loads; where a pixel has few products, the permute is faster. And where only half of the pixels have more than one,
+// GCC does better than to read all of them from memory again.
+template <class Walk, int slot, int per_lane, int j>
+using SpreadFor = std::conditional_t<std::is_same_v<Walk, Narrowing> && per_lane == 1, Spread<slot, per_lane, j, false>,
+                                     Spread<slot == 8 && lanes == 16 && per_lane == 1 ? two_apart : slot, per_lane, j>>;
+
+// Whether pixels are taken in turn from the two halves of a block, so that products next to each other are added to
+// different sums and need not wait. In dgrad of stride 2 they are anyway.
+template <class Walk, int vectors>
+constexpr bool in_halves = lanes == 16 && vectors == 1 && !std::is_same_v<Walk, Widening>;
+
 // Adds these elements of one row of taps to the sums of a block. The weights of a second vector lie `second` floats
 // behind those of the first.
 template <class Walk, int slot, int per_lane, int steps, int elements, int vectors, int targets>
@@ -128,25 +140,31 @@ template <class Walk, int slot, int per_lane, int steps, int elements, int vecto
                                                 int64_t second, const BlockPlace& place,
                                                 Vec (&sums)[vectors][targets]) {
   constexpr int at_once = std::min(elements, channels_at_once<Walk, slot, per_lane, vectors>);
-  constexpr int sources = Walk::sources(steps);
-  unroll<elements / at_once>([&](auto part) RESNEXT_INLINE {
-    constexpr int channel = part * at_once;
+  constexpr int sources = Walk::sources(steps), parts = in_halves<Walk, vectors> ? 2 : 1;
+  constexpr int part_sources = (sources + parts - 1) / parts;
+  unroll<elements / at_once>([&](auto some) RESNEXT_INLINE {
+    constexpr int channel = some * at_once;
     Vec weight[vectors][at_once * 3];
     unroll<vectors>([&](auto v) RESNEXT_INLINE {
       unroll<at_once * 3>([&](auto i) RESNEXT_INLINE {
         weight[v][i] = load(weights + v * second + ((channel + i / 3) * 9 + i % 3) * lanes);
       });
     });
-    const float* pixel = opaque(pixels);
-    unroll<sources>([&](auto source) RESNEXT_INLINE {
-      if (source == 0 ? !place.skip_first : source < place.sources_inside) {
+    const float* next[parts];
+    unroll<parts>([&](auto i) RESNEXT_INLINE { next[i] = opaque(pixels + i * part_sources * maps.source_stride); });
+    unroll<sources>([&](auto turn) RESNEXT_INLINE {
+      constexpr int source = turn % parts * part_sources + turn / parts;
+      const float*& pixel = next[turn % parts];
+      int inside = place.sources_inside;
+      if constexpr (parts == 2 && per_lane == 2) inside = opaque(inside);
+      if (source == 0 ? !place.skip_first : source < inside) {
         unroll<at_once>([&](auto j) RESNEXT_INLINE {
-          const Vec x = spread<slot, per_lane, channel + j>(pixel, maps.group_distance);
+          const SpreadFor<Walk, slot, per_lane, channel + j> x(pixel, maps.group_distance);
           unroll<3>([&](auto s) RESNEXT_INLINE {
             constexpr int target = Walk::target(source, s, steps);
             if constexpr (target >= 0)
               unroll<vectors>([&](auto v) RESNEXT_INLINE {
-                sums[v][target] = multiply_add<per_lane>(sums[v][target], x, weight[v][j * 3 + s]);
+                sums[v][target] = x.add_product(sums[v][target], weight[v][j * 3 + s]);
               });
           });
         });
@@ -302,7 +320,7 @@ void sum_row(const Maps<per_lane>& maps, int64_t target_row, const VectorPlace* 
           continue;
         }
       }
-      constexpr int two_groups = slot == lanes && lanes == 16 ? 8 : slot;
+      constexpr int two_groups = slot == lanes && lanes == 16 ? two_apart : slot;
       (vector.straddles ? sum_block<Walk, two_groups, per_lane, largest, 1>
                         : sum_block<Walk, slot, per_lane, largest, 1>)(maps, taps, &vector, place, block_target);
       ++i;

@@ -16,7 +16,9 @@ namespace {
 // What the sums add in one go, in lanes of one or two channels; a group's channels are padded to a multiple of it where
 // groups have neighbouring lanes.
 template <int slot, int per_lane>
-constexpr int elements_at_once = slot == 4 ? 4 / per_lane : 4;
+constexpr int elements_at_once = slot == 4                  ? 4 / per_lane
+                                 : slot == 8 && lanes == 16 ? 8 / per_lane
+                                                            : 4;
 
 // Whether what is left over of them is added one by one, so that a group's channels need no padding.
 template <int slot>

@@ -179,7 +179,7 @@ void add_tiles(const ConvShape& shape, const WgradPlan<T, slot>& plan, const Wgr
     rows.last = end;
     rows.input += unit_in_parts * tile.input_unit + group_in_unit * inputs.width;
     rows.grad_output += i * tile.output_vector + (begin - tile.first) * tile.output_row;
-    constexpr int two_groups = slot == lanes && lanes == 16 ? 8 : slot;
+    constexpr int two_groups = slot == lanes && lanes == 16 ? two_apart : slot;
     const bool straddles = outputs.straddles(vector);
     constexpr int count = per_lane<T>;
     constexpr bool lanes_are_inputs = WgradPlan<T, slot>::lanes_are_inputs(2);

@@ -1,9 +1,14 @@
 #pragma once
-#include "simd.h"
+#include "spread.h"
 
 // The innermost loops of wgrad: one row of grad_output and the input row that it meets by the taps r (direct_wgrad.h).
 namespace resnext::cpu {
 namespace {
+
+// The slot as spread() takes it: here groups of eight come in halves, of which the second begins in the middle of a
+// vector.
+template <int slot>
+constexpr int apart = slot == 8 && lanes == 16 ? two_apart : slot;
 
 constexpr int wgrad_channels = lanes == 16 ? 4 : 2;  // as many as there are registers for three sums each
 
@@ -53,8 +58,8 @@ class RowSums : public TapSums<channels> {
 
   template <int s>
   [[gnu::always_inline]] void add(const float* input, Vec grad) {
-    unroll<channels>([&](auto j)
-                         RESNEXT_INLINE { sums_[j * 3 + s] += spread<slot, 1, j>(input, group_distance_) * grad; });
+    unroll<channels>(
+        [&](auto j) RESNEXT_INLINE { sums_[j * 3 + s] += spread<apart<slot>, 1, j>(input, group_distance_) * grad; });
   }
 
   // Input column w meets the outputs w + 1, w and w - 1 by the taps 0, 1 and 2, if they exist.
@@ -68,7 +73,7 @@ class RowSums : public TapSums<channels> {
       const Vec after = load(grad + (column + 1) * grad_pixel_);
       const float* x = input + column * pixel_;
       unroll<channels>([&](auto j) RESNEXT_INLINE {
-        const Vec spread_x = spread<slot, 1, j>(x, group_distance_);
+        const Vec spread_x = spread<apart<slot>, 1, j>(x, group_distance_);
         sums_[j * 3] += spread_x * after;
         sums_[j * 3 + 1] += spread_x * here;
         sums_[j * 3 + 2] += spread_x * before;
@@ -89,7 +94,7 @@ class RowSums : public TapSums<channels> {
       const float* x = input + 2 * q * pixel_;
       add<1>(x, here);
       unroll<channels>([&](auto j) RESNEXT_INLINE {
-        const Vec spread_x = spread<slot, 1, j>(x + pixel_, group_distance_);
+        const Vec spread_x = spread<apart<slot>, 1, j>(x + pixel_, group_distance_);
         sums_[j * 3] += spread_x * after;
         sums_[j * 3 + 2] += spread_x * here;
       });
@@ -122,7 +127,7 @@ class RowSums : public TapSums<channels> {
   template <bool has_before, bool has_after>
   [[gnu::always_inline]] void add_output(const float* grad, Vec before, Vec here, Vec after) {
     unroll<channels>([&](auto j) RESNEXT_INLINE {
-      const Vec spread_grad = spread<slot, 1, j>(grad, group_distance_);
+      const Vec spread_grad = spread<apart<slot>, 1, j>(grad, group_distance_);
       if constexpr (has_before) sums_[j * 3] += spread_grad * before;
       sums_[j * 3 + 1] += spread_grad * here;
       if constexpr (has_after) sums_[j * 3 + 2] += spread_grad * after;
@@ -179,7 +184,7 @@ class PairSums : public TapSums<wgrad_channels> {
     const Vec grad_before = load_existing<before>(grad), here = load(grad + lanes);
     const Vec grad_after = load_existing<after>(grad + 2 * lanes);
     unroll<wgrad_channels>([&](auto j) RESNEXT_INLINE {
-      const Vec spread_x = spread<slot, 1, j>(x, group_distance_);
+      const Vec spread_x = spread<apart<slot>, 1, j>(x, group_distance_);
       add<j, 0, after>(spread_x, grad_after);
       add<j, 1, Half::both>(spread_x, here);
       add<j, 2, before>(spread_x, grad_before);
@@ -208,8 +213,8 @@ class PairSums : public TapSums<wgrad_channels> {
   [[gnu::always_inline]] void add_two_pairs(const float* x, const float* grad) {
     const Vec grad_here = load(grad + lanes), grad_after = load_existing<after>(grad + 2 * lanes);
     unroll<wgrad_channels>([&](auto j) RESNEXT_INLINE {
-      add<j, 1, Half::both>(spread<slot, 1, j>(x, group_distance_), grad_here);
-      const Vec odd = spread<slot, 1, j>(x + pixel_, group_distance_);
+      add<j, 1, Half::both>(spread<apart<slot>, 1, j>(x, group_distance_), grad_here);
+      const Vec odd = spread<apart<slot>, 1, j>(x + pixel_, group_distance_);
       add<j, 0, after>(odd, grad_after);
       add<j, 2, here>(odd, grad_here);
     });

@@ -123,6 +123,22 @@ template <int per_lane>
   return sum + x * y;
 }
 
+// The same with one x, or one pair, for all lanes. In AVX-512 that is one instruction, but GCC fills a register first,
+// which keeps busy what multiplies. AddressSanitizer does not see what assembly reads.
+template <int per_lane>
+[[gnu::always_inline]] inline Vec multiply_add_splat(Vec sum, const float* x, Vec y) {
+#if defined(__AVX512F__) && !defined(__SANITIZE_ADDRESS__)
+  const UnalignedFloat& number = *reinterpret_cast<const UnalignedFloat*>(x);
+  if constexpr (per_lane == 2)
+    asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(y), "m"(number));
+  else
+    asm("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(y), "m"(number));
+  return sum;
+#else
+  return multiply_add<per_lane>(sum, splat(x), y);
+#endif
+}
+
 // Pairs of numbers that bfloat16 holds, the first in the lower halves.
 [[gnu::always_inline]] inline Vec make_pairs(Vec first, Vec second) {
   return reinterpret_cast<Vec>(reinterpret_cast<Bits>(first) >> 16 | (reinterpret_cast<Bits>(second) & 0xffff0000u));
@@ -304,12 +320,12 @@ template <int half>
   asm volatile("prefetcht1 %0" ::"m"(*static_cast<const char*>(address)));
 }
 
-// Makes the compiler forget how a pointer came about. Walking a row of pixels with it costs one addition a pixel;
-// without it GCC keeps the multiples of the pixel stride in more registers than there are.
+// Makes the compiler forget how a pointer or a number came about. Walking a row of pixels with it costs one addition a
+// pixel; without it GCC keeps the multiples of the pixel stride in more registers than there are.
 template <class T>
-[[gnu::always_inline]] inline T* opaque(T* pointer) {
-  asm("" : "+r"(pointer));
-  return pointer;
+[[gnu::always_inline]] inline T opaque(T value) {
+  asm("" : "+r"(value));
+  return value;
 }
 
 // Loads a vector once, where GCC would rather load it for each use: as many loads as multiply-adds are too many.
@@ -317,47 +333,6 @@ template <class T>
   asm("" : "+v"(vector));
   return vector;
 }
-
-// Copies channel j of every four lanes to all four.
-template <int j>
-[[gnu::always_inline]] inline Vec copy_within_fours(Vec v) {
-  Index index;
-  for (int lane = 0; lane < lanes; ++lane) index[lane] = lane / 4 * 4 + j;
-  return __builtin_shuffle(v, index);  // one vpermilps
-}
-
-// For the groups that share a vector, `slot` lanes each (or the one group, if it fills vectors), whose channels start
-// at `pixel`: in every lane, channel 4 * quad + j of the group to which the lane belongs, where `pixel` has been
-// advanced by 4 * quad. With two channels in a lane, channel means pair of channels. Of slot 8, the second group starts
-// `distance` elements behind the first. Groups that lie across vectors (slot 1) have nothing to spread.
-//
-//   slot 4, 16 lanes, j = 1   pixel   a0 a1 a2 a3 b0 b1 b2 b3 c0 c1 c2 c3 d0 d1 d2 d3
-//                             result  a1 a1 a1 a1 b1 b1 b1 b1 c1 c1 c1 c1 d1 d1 d1 d1
-template <int slot, int per_lane, int j>
-[[gnu::always_inline]] inline Vec spread(const float* pixel, [[maybe_unused]] int64_t distance) {
-  if constexpr (slot == lanes) {
-    return splat(pixel + j);
-  } else if constexpr (slot == 1) {
-    return in_register(load(pixel + j * lanes));
-  } else if constexpr (slot == 4 && per_lane == 1) {
-    return copy_within_fours<j>(load(pixel));
-  } else {
-#ifdef __AVX512F__
-    if constexpr (slot == 4) {  // a0 a1 b0 b1 ... with zeros between
-      const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pixel));
-      return copy_within_fours<2 * j>(reinterpret_cast<Vec>(_mm512_maskz_cvtepu32_epi64(0xff, pairs)));
-    } else {
-      static_assert(slot == 8);
-      const __m512 low = _mm512_maskz_broadcast_f32x4(0xffff, _mm_loadu_ps(pixel));
-      return copy_within_fours<j>(_mm512_mask_broadcast_f32x4(low, 0xff00, _mm_loadu_ps(pixel + distance)));
-    }
-#endif
-  }
-}
-
-// From one of a group's channels to the next, in elements.
-template <int slot>
-constexpr int channel_step = slot == 1 ? lanes : 1;
 
 // The elements of two vectors whose numbers are even (0) or odd (1).
 template <int odd>
