@@ -143,8 +143,8 @@ template <int vectors, int count>
     Vec weight[vectors];
     unroll<vectors>([&](auto v) RESNEXT_INLINE { weight[v] = in_register(load(weights + v * second)); });
     unroll<count>([&](auto i) RESNEXT_INLINE {
-      const Vec x = splat(patches + i * channels + channel);
-      unroll<vectors>([&](auto v) RESNEXT_INLINE { sums[v][i] += x * weight[v]; });
+      const float* x = patches + i * channels + channel;
+      unroll<vectors>([&](auto v) RESNEXT_INLINE { sums[v][i] = multiply_add_splat<1>(sums[v][i], x, weight[v]); });
     });
   }
   unroll<vectors>([&](auto v) RESNEXT_INLINE {
