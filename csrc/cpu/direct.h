@@ -156,7 +156,7 @@ template <class Walk, int slot, int per_lane, int steps, int elements, int vecto
       constexpr int source = turn % parts * part_sources + turn / parts;
       const float*& pixel = next[turn % parts];
       int inside = place.sources_inside;
-      if constexpr (parts == 2 && per_lane == 2) inside = opaque(inside);
+      if constexpr (parts == 2 && per_lane == 2) inside = opaque(inside);  // GCC's branches leave it no registers else
       if (source == 0 ? !place.skip_first : source < inside) {
         unroll<at_once>([&](auto j) RESNEXT_INLINE {
           const SpreadFor<Walk, slot, per_lane, channel + j> x(pixel, maps.group_distance);

@@ -19,9 +19,9 @@ template <int j>
 constexpr int two_apart = 2;
 
 // For the groups that share a vector, `slot` lanes each (or the one group, if it fills vectors), whose channels start
-// at `pixel`: in every lane, channel j of the group to which the lane belongs, of the first four from `pixel` on, but
-// of all eight for slot 8. With two channels in a lane, channel means pair of channels. Of two groups apart, the second
-// starts `distance` elements behind the first. Groups that lie across vectors (slot 1) have nothing to spread.
+// at `pixel`: in every lane, channel j of the group to which the lane belongs. With two channels in a lane, channel
+// means pair of channels. Of two groups apart, the second starts `distance` elements behind the first; other vectors
+// begin at `pixel`. Groups that lie across vectors (slot 1) have nothing to spread.
 //
 //   slot 4, 16 lanes, j = 1   pixel   a0 a1 a2 a3 b0 b1 b2 b3 c0 c1 c2 c3 d0 d1 d2 d3
 //                             result  a1 a1 a1 a1 b1 b1 b1 b1 c1 c1 c1 c1 d1 d1 d1 d1
