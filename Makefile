@@ -25,7 +25,7 @@ demo: build  ## Real photographs through ResNeXt-50 on this package: agreement, 
 	$(BIN)/python examples/demo.py
 
 test: build $(VENV)/.nvcc $(VENV)/.verify $(VENV)/.wheel  ## The whole test suite
-	$(BIN)/python -m pytest -n $(MAX_JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(MAX_JOBS) --dist loadfile --no-loadscope-reorder  # else files of few, long tests end it
 
 fuzz: build  ## 10,000 random calls, good and bad, against nn.Conv2d; `make test` has 550 others
 	$(BIN)/python -m pytest -q -n $(MAX_JOBS) -m slow tests/test_fuzz.py
