@@ -214,7 +214,7 @@ template <int per_lane, int targets>
 template <class Walk, int slot, int per_lane, int steps, int vectors>
 [[gnu::noinline]] void sum_block(const Maps<per_lane>& maps, const TapRows& taps, const VectorPlace* places,
                                  BlockPlace place, Result<per_lane>* target) {
-  constexpr int elements = elements_at_once<slot, per_lane>;
+  constexpr int elements = elements_at_once(slot, per_lane);
   constexpr int targets = steps * Walk::step_targets;
   const VectorPlace &first = places[0], &last = places[vectors - 1];
   const int64_t second = last.weights - first.weights;
@@ -229,7 +229,7 @@ template <class Walk, int slot, int per_lane, int steps, int vectors>
     for (; channel + elements <= maps.channels; channel += elements)
       add_channels<Walk, slot, per_lane, steps, elements>(pixels + channel * channel_step<slot>, maps,
                                                           weights + channel * 9 * lanes, second, place, sums);
-    if constexpr (adds_leftovers<slot>)
+    if constexpr (adds_leftovers(slot))
       for (; channel < maps.channels; ++channel)
         add_channels<Walk, slot, per_lane, steps, 1>(pixels + channel * channel_step<slot>, maps,
                                                      weights + channel * 9 * lanes, second, place, sums);

@@ -18,23 +18,23 @@ using Stored = std::conditional_t<dtype == DType::f32, float, std::conditional_t
   static_assert(vector_lanes == lanes, "compiled with other flags");                    \
   template <DType dtype, int slot>                                                      \
   int64_t fprop_workspace(const Problem& problem, int threads) {                        \
-    return fprop_workspace_bytes<Stored<dtype>, slot>(problem, threads);                \
+    return fprop_workspace_bytes<Stored<dtype>>(problem, slot, threads);                \
   }                                                                                     \
   template <DType dtype, int slot>                                                      \
   int64_t dgrad_workspace(const Problem& problem, int threads) {                        \
-    return dgrad_workspace_bytes<Stored<dtype>, slot>(problem, threads);                \
+    return dgrad_workspace_bytes<Stored<dtype>>(problem, slot, threads);                \
   }                                                                                     \
   template <DType dtype, int slot>                                                      \
   int64_t wgrad_workspace(const Problem& problem, int threads) {                        \
-    return wgrad_workspace_bytes<Stored<dtype>, slot>(problem, threads);                \
+    return wgrad_workspace_bytes<Stored<dtype>>(problem, slot, threads);                \
   }                                                                                     \
   template <DType dtype, int slot>                                                      \
   int64_t fprop_packed(const Problem& problem) {                                        \
-    return packed_bytes(fprop_sum<Stored<dtype>, slot>(args_of<FpropArgs>(problem)));   \
+    return packed_bytes(fprop_sum<Stored<dtype>>(args_of<FpropArgs>(problem), slot));   \
   }                                                                                     \
   template <DType dtype, int slot>                                                      \
   void fprop_pack(const FpropArgs& args) {                                              \
-    pack_ahead(fprop_sum<Stored<dtype>, slot>(args), static_cast<float*>(args.packed)); \
+    pack_ahead(fprop_sum<Stored<dtype>>(args, slot), static_cast<float*>(args.packed)); \
   }                                                                                     \
   template <DType dtype, int slot>                                                      \
   void fprop(const FpropArgs& args) {                                                   \

@@ -21,9 +21,8 @@
 namespace resnext::cpu {
 namespace {
 
-template <int slot>
 struct Lanes {
-  int64_t width, groups;
+  int64_t slot, width, groups;
   bool paired;  // two wide groups lie close together: the vector in their middle holds half a vector of each
 
   int64_t channels() const { return width * groups; }
@@ -56,6 +55,8 @@ struct Lanes {
   }
 
   int64_t channel_distance() const { return slot == 1 ? width : 1; }
+  // Between the first lanes of groups that lie side by side.
+  int64_t group_distance() const { return slot < lanes ? slot : width; }
 
   bool has_gaps() const { return slot < lanes && width < slot; }
   // Every lane of every vector is a channel.
@@ -63,22 +64,29 @@ struct Lanes {
     return slot < lanes ? width == slot && groups % groups_per_unit() == 0 : (paired ? channels() : width) % lanes == 0;
   }
 
-  // A lane's group and its channel's number in the group, -1 for padding.
-  struct Place {
-    int64_t group, channel;
-  };
+  // The group of a vector's first lane.
+  int64_t first_group(int64_t vector) const {
+    return slot < lanes ? vector / vectors_per_unit() * groups_per_unit() : first_channel(vector) / width;
+  }
 
-  Place place(int64_t vector, int lane) const {
+  // Visits the lanes of a vector: the group of each, and its channel's number in the group, -1 for padding.
+  template <class Visit>
+  void each_lane(int64_t vector, const Visit& visit) const {
+    int64_t group = first_group(vector);
     if (slot == 1) {
-      const int64_t group = vector / width * lanes + lane;
-      return {group, group < groups ? vector % width : -1};
+      for (int lane = 0; lane < lanes; ++lane, ++group)
+        visit(lane, group, group < groups ? vector % vectors_per_unit() : -1);
+      return;
     }
-    if (slot < lanes) {
-      const int64_t group = vector * groups_per_unit() + lane / slot;
-      return {group, group < groups && lane % slot < width ? lane % slot : -1};
+    int64_t channel = first_channel(vector) - group * width;
+    const int padding = slot < lanes ? lanes : count(vector);
+    for (int lane = 0; lane < lanes; ++lane) {
+      visit(lane, group, group < groups && channel < width && lane < padding ? channel : -1);
+      if (++channel == group_distance()) {
+        channel = 0;
+        ++group;
+      }
     }
-    const int64_t channel = first_channel(vector) + lane;
-    return {channel / width, lane < count(vector) ? channel % width : -1};
   }
 
   // The vector holds channels of two wide groups.
@@ -88,18 +96,18 @@ struct Lanes {
 };
 
 // A vector's channels of a row of numbers, one for each channel of the tensor; and the other way, rounded.
-template <class T, int slot>
-Vec load_channels(const Lanes<slot>& map, int64_t vector, const T* numbers) {
-  if (slot > 1) return load_part(numbers + map.first_channel(vector), map.count(vector));
+template <class T>
+Vec load_channels(const Lanes& map, int64_t vector, const T* numbers) {
+  if (map.slot > 1) return load_part(numbers + map.first_channel(vector), map.count(vector));
   Vec loaded{};
   for (int lane = 0; lane < map.count(vector); ++lane)
     loaded[lane] = to_float(numbers[map.first_channel(vector) + lane * map.width]);
   return loaded;
 }
 
-template <class T, int slot>
-void store_channels(const Lanes<slot>& map, int64_t vector, Vec value, T* numbers) {
-  if (slot > 1) return store_part(numbers + map.first_channel(vector), value, map.count(vector));
+template <class T>
+void store_channels(const Lanes& map, int64_t vector, Vec value, T* numbers) {
+  if (map.slot > 1) return store_part(numbers + map.first_channel(vector), value, map.count(vector));
   T rounded[lanes];
   store(rounded, value);
   for (int lane = 0; lane < map.count(vector); ++lane)
@@ -107,13 +115,13 @@ void store_channels(const Lanes<slot>& map, int64_t vector, Vec value, T* number
 }
 
 // Opens and closes the gaps between groups that share a vector.
-template <int slot>
 class Gaps {
  public:
   Gaps() = default;
 
-  explicit Gaps(const Lanes<slot>& map) : any_(map.has_gaps()) {
-    const int width = static_cast<int>(std::min<int64_t>(map.width, slot));
+  explicit Gaps(const Lanes& map) : any_(map.has_gaps()) {
+    if (!any_) return;
+    const int width = static_cast<int>(map.width), slot = static_cast<int>(map.slot);
     for (int lane = 0; lane < lanes; ++lane) {
       // The last element is no channel where there are gaps, so it is zero.
       opened_[lane] = lane % slot < width ? lane / slot * width + lane % slot : lanes - 1;
@@ -125,18 +133,18 @@ class Gaps {
   [[gnu::always_inline]] Vec close(Vec padded) const { return any_ ? __builtin_shuffle(padded, closed_) : padded; }
 
  private:
-  bool any_;
-  Index opened_, closed_;
+  bool any_ = false;
+  Index opened_{}, closed_{};
 };
 
 // An activation tensor.
-template <class T, int slot>
+template <class T>
 struct Tensor {
   T* data;
   Layout layout;
   int64_t rows, columns;
-  Lanes<slot> map;
-  Gaps<slot> gaps;
+  Lanes map;
+  Gaps gaps;
 
   int64_t pixels() const { return rows * columns; }
 
@@ -156,8 +164,8 @@ struct Part {
 // Maps of more bytes than this come from memory, not from cache.
 constexpr int64_t cached_bytes = 8 << 20;
 
-template <class T, int slot>
-Runs runs_of(const Tensor<T, slot>& tensor, const Part& part) {
+template <class T>
+Runs runs_of(const Tensor<T>& tensor, const Part& part) {
   const int64_t first_channel = tensor.map.first_channel(part.first_vector);
   const int64_t channels = tensor.map.count_of(part.first_vector, part.vectors);
   const int64_t pixels = part.rows * tensor.columns, size = sizeof(T);
@@ -191,9 +199,9 @@ template <int pixel, class T>
 
 // Up to a square's pixels of `count` channels, from planes to vectors. Whole squares, which are the most, go without
 // masks and, as they have none, without gaps to open.
-template <class T, int slot, class S>
+template <class T, class S>
 [[gnu::always_inline]] inline void load_square(const T* planes, int64_t plane_stride, int count, int pixels,
-                                               const Gaps<slot>& gaps, S* to, int64_t stride) {
+                                               const Gaps& gaps, S* to, int64_t stride) {
   Vec rows[lanes];
   const auto copy = [&](const auto& load_row, const auto& store_pixel) RESNEXT_INLINE {
     unroll<lanes>([&](auto i) RESNEXT_INLINE {
@@ -236,9 +244,9 @@ template <class T>
 }
 
 // The other way, rounded.
-template <class T, int slot, class S>
-[[gnu::always_inline]] inline void store_square(const S* from, int64_t stride, const Gaps<slot>& gaps, int count,
-                                                int pixels, T* planes, int64_t plane_stride) {
+template <class T, class S>
+[[gnu::always_inline]] inline void store_square(const S* from, int64_t stride, const Gaps& gaps, int count, int pixels,
+                                                T* planes, int64_t plane_stride) {
   Vec rows[lanes];
   const auto copy = [&](const auto& load_pixel, const auto& store_row) RESNEXT_INLINE {
     unroll<lanes>([&](auto i) RESNEXT_INLINE {
@@ -273,17 +281,17 @@ struct Strides {
 };
 
 // Copies a part to scratch: vectors of floats or, for pairs, of bfloat16 as they are. In NHWC some vectors of a pixel
-// before the next pixel: lines of memory that lie side by side come to cache together.
-template <class T, int slot, class S>
-[[gnu::noinline]] void load_pixels(const Tensor<const T, slot>& tensor, const Part& part, const Strides& strides,
-                                   S* to) {
+// before the next pixel: lines of memory that lie side by side come to cache together. `across`: slot 1.
+template <bool across, class T, class S>
+[[gnu::noinline]] void load_pixels(const Tensor<const T>& tensor, const Part& part, const Strides& strides, S* to) {
   constexpr int64_t side_by_side = 64 / lanes;
   const bool planes = tensor.layout == Layout::nchw;
   const int64_t pixels = part.rows * tensor.columns, most = planes ? 1 : side_by_side;
-  if (slot == 1 && !planes)
-    return load_across(tensor.at(part.image, tensor.map.first_channel(part.first_vector), part.first_row),
-                       tensor.map.channels(), tensor.map.count_of(part.first_vector, part.vectors), tensor.map.width,
-                       pixels, to, strides.pixel, strides.vector);
+  if constexpr (across)
+    if (!planes)
+      return load_across(tensor.at(part.image, tensor.map.first_channel(part.first_vector), part.first_row),
+                         tensor.map.channels(), tensor.map.count_of(part.first_vector, part.vectors), tensor.map.width,
+                         pixels, to, strides.pixel, strides.vector);
   for (int64_t i = 0; i < part.vectors; i += most, to += most * strides.vector) {
     const int vectors = static_cast<int>(std::min(part.vectors - i, most));
     int64_t channel[side_by_side];
@@ -317,10 +325,10 @@ template <class T, int slot, class S>
 }
 
 // Copies scratch to a part, rounded.
-template <class T, int slot, class S>
-[[gnu::noinline]] void store_pixels(const S* from, const Part& part, const Tensor<T, slot>& tensor) {
+template <bool across, class T, class S>
+[[gnu::noinline]] void store_pixels(const S* from, const Part& part, const Tensor<T>& tensor) {
   const int64_t stride = part.vectors * lanes, pixels = part.rows * tensor.columns, width = tensor.map.width;
-  if constexpr (slot == 1)
+  if constexpr (across)
     if (tensor.layout == Layout::nhwc)
       return store_across(from, stride, tensor.map.count_of(part.first_vector, part.vectors), width, pixels,
                           tensor.at(part.image, tensor.map.first_channel(part.first_vector), part.first_row),

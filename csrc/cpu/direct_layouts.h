@@ -14,11 +14,11 @@ namespace resnext::cpu {
 namespace {
 
 // One fprop or dgrad, told as the sum in direct.h.
-template <class T, int slot>
+template <class T>
 struct Sum {
   int64_t images;
-  Tensor<const T, slot> source;
-  Tensor<T, slot> target;
+  Tensor<const T> source;
+  Tensor<T> target;
   const T* bias;  // of the target's channels, or null
   Weight<const void*> weight;
   bool lanes_are_inputs, flip;
@@ -28,8 +28,8 @@ struct Sum {
   const float* packed;  // all weights, if they were packed before this call, or null
   bool transformed;     // the weights are packed for Winograd
 
-  PackPlan<slot> pack_plan() const {
-    const int64_t channels = summed_channels<slot, per_lane<T>>(source.map.width);
+  PackPlan pack_plan() const {
+    const int64_t channels = summed_channels(source.map.slot, per_lane<T>, source.map.width);
     return {target.map, source.map.width, channels, per_lane<T>, lanes_are_inputs, flip, transformed};
   }
   int64_t target_bytes() const { return images * target.map.channels() * target.pixels() * int64_t(sizeof(T)); }
@@ -37,8 +37,8 @@ struct Sum {
 };
 
 // Prefetching costs a little where the maps lie in cache anyway.
-template <class T, int slot>
-bool comes_from_memory(const Sum<T, slot>& sum) {
+template <class T>
+bool comes_from_memory(const Sum<T>& sum) {
   return sum.source_bytes() + sum.target_bytes() > cached_bytes;
 }
 
@@ -73,11 +73,11 @@ struct TilePlan {
 
 // Units of a block that is read in place: all of them where groups are narrow, so that whole pixels are read, else as
 // many as keep their weights in the second-level cache.
-template <class T, int slot>
-int64_t units_in_place(const Sum<T, slot>& sum) {
+template <class T>
+int64_t units_in_place(const Sum<T>& sum) {
   constexpr int64_t most_channels = 256;
   const int64_t cached_floats = (sum.transformed ? 32 : 150) * 1024;
-  const Lanes<slot>& map = sum.target.map;
+  const Lanes& map = sum.target.map;
   if (map.width <= 16 && !sum.transformed) return map.units();
   const int64_t vectors = std::clamp<int64_t>(cached_floats / sum.pack_plan().vector_size(), 1, most_channels / lanes);
   return std::clamp<int64_t>(vectors / map.vectors_per_unit(), 1, map.units());
@@ -89,21 +89,21 @@ inline long first_level_cache_ways() {
   return ways;
 }
 
-template <class Walk, class T, int slot>
-TilePlan tile_plan(const Sum<T, slot>& sum, int threads) {
+template <class Walk, class T>
+TilePlan tile_plan(const Sum<T>& sum, int threads) {
   constexpr int64_t cached_floats = 128 * 1024, line_channels = 64, fewest_rows = 8;
   constexpr int64_t cached_weights = 512 * 1024, page = 4096, ways_for_short_blocks = 12;
-  const Lanes<slot>&from = sum.source.map, &to = sum.target.map;
-  const bool nhwc = sum.source.layout == Layout::nhwc;
+  const Lanes &from = sum.source.map, &to = sum.target.map;
+  const bool nhwc = sum.source.layout == Layout::nhwc, wide = from.slot == lanes;
   TilePlan plan{};
   // Sums of pairs take one pair of channels of all pixels at a time (channels_at_once), so they mind half of it, too.
   const int64_t distance = from.channels() * sizeof(T);
-  const bool crowded = std::is_same_v<Walk, Narrowing> && slot == lanes && distance % (page / per_lane<T>) == 0;
+  const bool crowded = std::is_same_v<Walk, Narrowing> && wide && distance % (page / per_lane<T>) == 0;
   const bool too_crowded = crowded && distance % page == 0 && first_level_cache_ways() < ways_for_short_blocks;
   plan.source_in_place = nhwc && !too_crowded && sizeof(T) * per_lane<T> == sizeof(float) &&
-                         (slot == lanes ? from.width == sum.pack_plan().channels : from.is_full());
+                         (wide ? from.width == sum.pack_plan().channels : from.is_full());
   plan.crowded = crowded && plan.source_in_place;
-  plan.target_in_place = nhwc && std::is_same_v<T, Result<per_lane<T>>> && (slot == lanes || to.is_full());
+  plan.target_in_place = nhwc && std::is_same_v<T, Result<per_lane<T>>> && (wide || to.is_full());
   const auto floats = [&](int64_t rows) {
     const int64_t source_rows = std::min(sum.source.rows, Walk::last_source_row(rows) - Walk::first_source_row(0) + 1);
     const int64_t source_pixels = plan.source_in_place ? 0 : source_rows * sum.source.columns;
@@ -139,8 +139,8 @@ TilePlan tile_plan(const Sum<T, slot>& sum, int threads) {
 
 // Stores that pass the caches by save reading the target, but leave nothing for the next layer to find there: only for
 // targets that would push each other out anyway.
-template <class T, int slot>
-bool worth_streaming(const Sum<T, slot>& sum, const TilePlan& plan) {
+template <class T>
+bool worth_streaming(const Sum<T>& sum, const TilePlan& plan) {
   return lanes == 16 && std::is_same_v<T, float> && plan.target_in_place && sum.target_bytes() > cached_bytes &&
          sum.target.map.is_full() && reinterpret_cast<uintptr_t>(sum.target.data) % sizeof(Vec) == 0;
 }
@@ -150,15 +150,15 @@ struct TileParts {
   Part source, target;
 };
 
-template <class Walk, class T, int slot>
-TileParts tile_parts(const Sum<T, slot>& sum, const TilePlan& plan, int64_t index) {
+template <class Walk, class T>
+TileParts tile_parts(const Sum<T>& sum, const TilePlan& plan, int64_t index) {
   const int64_t tile = index % plan.tiles, rest = index / plan.tiles;
   const int64_t block = plan.images_innermost ? rest / sum.images : rest % plan.blocks;
   const int64_t image = plan.images_innermost ? rest % sum.images : rest / plan.blocks;
   const int64_t first = tile * plan.rows, last = std::min(first + plan.rows, sum.target.rows) - 1;
   const int64_t source_first = std::max<int64_t>(Walk::first_source_row(first), 0);
   const int64_t source_last = std::min(Walk::last_source_row(last), sum.source.rows - 1);
-  const auto part = [&](const Lanes<slot>& map, int64_t vectors, int64_t first_row, int64_t last_row) {
+  const auto part = [&](const Lanes& map, int64_t vectors, int64_t first_row, int64_t last_row) {
     const int64_t begin = block * vectors, end = std::min(begin + vectors, map.vectors());
     return Part{image, begin, end - begin, first_row, last_row - first_row + 1};
   };
@@ -172,17 +172,17 @@ auto source_scratch(float* scratch) {
   return reinterpret_cast<std::conditional_t<per_lane<T> == 2, T, float>*>(scratch);
 }
 
-template <class T, int slot>
-void load_residual(const Sum<T, slot>& sum, const Part& part, Result<per_lane<T>>* to) {
-  const Tensor<T, slot>& target = sum.target;
+template <bool across, class T>
+void load_residual(const Sum<T>& sum, const Part& part, Result<per_lane<T>>* to) {
+  const Tensor<T>& target = sum.target;
   const auto* data = static_cast<const T*>(sum.epilogue.residual);
-  load_pixels(Tensor<const T, slot>{data, target.layout, target.rows, target.columns, target.map, target.gaps}, part,
-              {part.vectors * lanes, lanes}, to);
+  const Tensor<const T> residual{data, target.layout, target.rows, target.columns, target.map, target.gaps};
+  load_pixels<across>(residual, part, {part.vectors * lanes, lanes}, to);
 }
 
 // What the sum of one tile reads and writes.
-template <class T, int slot>
-Maps<per_lane<T>> tile_maps(const Sum<T, slot>& sum, const TilePlan& plan, const TileParts& parts, float* scratch) {
+template <class T>
+Maps<per_lane<T>> tile_maps(const Sum<T>& sum, const TilePlan& plan, const TileParts& parts, float* scratch) {
   using Target = Result<per_lane<T>>;
   Maps<per_lane<T>> maps{};
   maps.source = scratch;
@@ -207,7 +207,7 @@ Maps<per_lane<T>> tile_maps(const Sum<T, slot>& sum, const TilePlan& plan, const
   maps.source_columns = sum.source.columns;
   maps.target_columns = sum.target.columns;
   maps.channels = sum.pack_plan().channels / per_lane<T>;
-  maps.group_distance = (slot < lanes ? slot : sum.source.map.width) / per_lane<T>;
+  maps.group_distance = sum.source.map.group_distance() / per_lane<T>;
   maps.prefetch = plan.source_in_place && comes_from_memory(sum);
   maps.crowded = plan.crowded;
   maps.stream = worth_streaming(sum, plan);
@@ -222,11 +222,11 @@ Maps<per_lane<T>> tile_maps(const Sum<T, slot>& sum, const TilePlan& plan, const
 }
 
 // The place of a vector of target channels, as its block wants to know it.
-template <class T, int slot>
-VectorPlace vector_place(const Sum<T, slot>& sum, const TilePlan& plan, int64_t vector) {
-  const Lanes<slot>&from = sum.source.map, &to = sum.target.map;
+template <class T>
+VectorPlace vector_place(const Sum<T>& sum, const TilePlan& plan, int64_t vector) {
+  const Lanes &from = sum.source.map, &to = sum.target.map;
   const int64_t unit = vector / to.vectors_per_unit(), first_group = unit * to.groups_per_unit();
-  const int64_t group_in_unit = slot < lanes ? 0 : to.place(vector, 0).group - first_group;
+  const int64_t group_in_unit = to.first_group(vector) - first_group;
   const int64_t unit_channel = plan.source_in_place ? first_group * from.width : unit * from.vectors_per_unit() * lanes;
   const auto spread = [&](const auto* channels) { return sum.target.gaps.open(load_channels(to, vector, channels)); };
   VectorPlace place{};
@@ -253,10 +253,11 @@ inline Part new_rows(const TileParts& here, const TileParts& next) {
 
 // `packed` are all weights; where the thread packs its blocks itself, those of one, in `own`. Returns false if the sums
 // were made by Winograd and some are not finite.
-template <class Walk, class T, int slot>
-bool sum_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const VectorPlace* vectors, const float* packed,
-               float* own, float* scratch) {
-  const PackPlan<slot> pack_plan = sum.pack_plan();
+template <class Walk, int slot, class T>
+bool sum_tiles(const Sum<T>& sum, const TilePlan& plan, const VectorPlace* vectors, const float* packed, float* own,
+               float* scratch) {
+  constexpr bool across = slot == 1;
+  const PackPlan pack_plan = sum.pack_plan();
   const Share share = thread_share(sum.images * plan.blocks * plan.tiles);
   [[maybe_unused]] const bool from_memory = comes_from_memory(sum);
   AllFinite finite;
@@ -272,10 +273,10 @@ bool sum_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const VectorPlace*
     Maps<per_lane<T>> maps = tile_maps(sum, plan, parts, scratch);
     maps.weights = packed;
     if (!plan.source_in_place)
-      load_pixels(sum.source, parts.source, {parts.source.vectors * lanes, lanes}, source_scratch<T>(scratch));
+      load_pixels<across>(sum.source, parts.source, {parts.source.vectors * lanes, lanes}, source_scratch<T>(scratch));
     if (sum.epilogue.residual && !plan.target_in_place)
-      load_residual(sum, parts.target,
-                    reinterpret_cast<Result<per_lane<T>>*>(scratch + plan.source_floats + plan.target_floats));
+      load_residual<across>(sum, parts.target,
+                            reinterpret_cast<Result<per_lane<T>>*>(scratch + plan.source_floats + plan.target_floats));
     const VectorPlace* places = vectors + parts.target.first_vector;
     const int64_t first_row = parts.target.first_row, rows = parts.target.rows;
     MemoryAhead ahead;
@@ -294,7 +295,7 @@ bool sum_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const VectorPlace*
         sum_row<Walk, slot, per_lane<T>>(maps, first_row + i, places, parts.target.vectors);
       }
     }
-    if (!plan.target_in_place) store_pixels(maps.target, parts.target, sum.target);
+    if (!plan.target_in_place) store_pixels<across>(maps.target, parts.target, sum.target);
   }
   if (worth_streaming(sum, plan)) _mm_sfence();  // the caller's other threads must see what was streamed
   return static_cast<bool>(finite);
@@ -302,12 +303,12 @@ bool sum_tiles(const Sum<T, slot>& sum, const TilePlan& plan, const VectorPlace*
 
 // Where the workspace holds what, in floats: places, packed weights, and each thread's own: packed weights of a block,
 // and scratch for a tile.
-template <class T, int slot>
+template <class T>
 struct SumWorkspace {
   int64_t weights, own, own_weights, own_size;
 
-  SumWorkspace(const Sum<T, slot>& sum, const TilePlan& plan) {
-    const PackPlan<slot> pack = sum.pack_plan();
+  SumWorkspace(const Sum<T>& sum, const TilePlan& plan) {
+    const PackPlan pack = sum.pack_plan();
     weights = sum.target.map.vectors() * int64_t(sizeof(VectorPlace) / sizeof(float));
     own = weights + (plan.packs_blocks || sum.packed ? 0 : pack.size());
     own_weights = plan.packs_blocks ? plan.target_vectors * pack.vector_size() : 0;
@@ -315,18 +316,18 @@ struct SumWorkspace {
   }
 };
 
-template <class Walk, class T, int slot>
-int64_t sum_workspace(const Sum<T, slot>& sum, int threads) {
-  const SumWorkspace<T, slot> workspace(sum, tile_plan<Walk>(sum, threads));
+template <class Walk, class T>
+int64_t sum_workspace(const Sum<T>& sum, int threads) {
+  const SumWorkspace<T> workspace(sum, tile_plan<Walk>(sum, threads));
   return (workspace.own + threads * workspace.own_size) * int64_t(sizeof(float));
 }
 
 // Returns what sum_tiles does.
-template <class Walk, class T, int slot>
-bool run_sum(const Sum<T, slot>& sum) {
-  const PackPlan<slot> pack_plan = sum.pack_plan();
+template <class Walk, int slot, class T>
+bool run_sum(const Sum<T>& sum) {
+  const PackPlan pack_plan = sum.pack_plan();
   const TilePlan plan = tile_plan<Walk>(sum, sum.launch.threads);
-  const SumWorkspace<T, slot> workspace(sum, plan);
+  const SumWorkspace<T> workspace(sum, plan);
   auto* places = static_cast<VectorPlace*>(sum.launch.workspace);
   float* floats = static_cast<float*>(sum.launch.workspace);
   for (int64_t vector = 0; vector < sum.target.map.vectors(); ++vector)
@@ -342,7 +343,7 @@ bool run_sum(const Sum<T, slot>& sum) {
         pack<T>(pack_plan, sum.weight, vector, packed + vector * pack_plan.vector_size());
     }
     const float* weights = plan.packs_blocks ? own : sum.packed ? sum.packed : packed;
-    finite = sum_tiles<Walk>(sum, plan, places, weights, own, scratch);
+    finite = sum_tiles<Walk, slot>(sum, plan, places, weights, own, scratch);
   }
   return finite;
 }

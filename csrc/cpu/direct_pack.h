@@ -15,18 +15,15 @@ namespace {
 
 // What the sums add in one go, in lanes of one or two channels; a group's channels are padded to a multiple of it where
 // groups have neighbouring lanes.
-template <int slot, int per_lane>
-constexpr int elements_at_once = slot == 4                  ? 4 / per_lane
-                                 : slot == 8 && lanes == 16 ? 8 / per_lane
-                                                            : 4;
+constexpr int64_t elements_at_once(int64_t slot, int64_t per_lane) {
+  return slot == 4 ? 4 / per_lane : slot == 8 && lanes == 16 ? 8 / per_lane : 4;
+}
 
 // Whether what is left over of them is added one by one, so that a group's channels need no padding.
-template <int slot>
-constexpr bool adds_leftovers = slot == lanes || slot == 1;
+constexpr bool adds_leftovers(int64_t slot) { return slot == lanes || slot == 1; }
 
-template <int slot, int per_lane>
-constexpr int64_t summed_channels(int64_t width) {
-  constexpr int64_t step = !adds_leftovers<slot> ? elements_at_once<slot, per_lane> * per_lane : per_lane;
+constexpr int64_t summed_channels(int64_t slot, int64_t per_lane, int64_t width) {
+  const int64_t step = !adds_leftovers(slot) ? elements_at_once(slot, per_lane) * per_lane : per_lane;
   return (width + step - 1) / step * step;
 }
 
@@ -41,19 +38,13 @@ struct LaneOffsets {
   int64_t channel, r, s;
 
   // `width` is the number of output channels of a group.
-  template <int slot, class Pointer>
-  LaneOffsets(const Lanes<slot>& map, int64_t vector, bool lanes_are_inputs, int64_t width,
-              const Weight<Pointer>& weight)
+  template <class Pointer>
+  LaneOffsets(const Lanes& map, int64_t vector, bool lanes_are_inputs, int64_t width, const Weight<Pointer>& weight)
       : channel(lanes_are_inputs ? weight.stride_k : weight.stride_c), r(weight.stride_r), s(weight.stride_s) {
-    const int count = map.count(vector);
-    auto place = map.place(vector, 0);
-    for (int i = 0; i < lanes; ++i) {
-      if (slot < lanes) place = map.place(vector, i);
-      const int64_t k = place.group * width + (lanes_are_inputs ? 0 : place.channel);
-      const bool padding = slot < lanes ? place.channel < 0 : i >= count;
-      lane[i] = padding ? -1 : k * weight.stride_k + (lanes_are_inputs ? place.channel * weight.stride_c : 0);
-      if (++place.channel == map.width) place = {place.group + 1, 0};
-    }
+    map.each_lane(vector, [&](int i, int64_t group, int64_t of_group) {
+      const int64_t k = group * width + (lanes_are_inputs ? 0 : of_group);
+      lane[i] = of_group < 0 ? -1 : k * weight.stride_k + (lanes_are_inputs ? of_group * weight.stride_c : 0);
+    });
   }
 
   // Visits lanes that lie side by side in memory, or are all padding, together: the first of them and how many.
@@ -96,9 +87,10 @@ struct WeightRun {
   }
 };
 
-// Element t of the run of `count` elements of each lane, one or two neighbours, goes to the vector at place(t).
-template <class T, class Place>
-void pack_runs(const T* data, int64_t count, const LaneOffsets& offsets, const Place& place, float* packed) {
+// Element t of the run of `count` elements of each lane, one or two neighbours, goes to the vector `step` floats behind
+// that of the element before.
+template <int64_t step, class T>
+void pack_runs(const T* data, int64_t count, const LaneOffsets& offsets, float* packed) {
   constexpr int in_lane = per_lane<T>;
   const auto load_run = [](const T* run, int now) RESNEXT_INLINE {
     if constexpr (in_lane == 2) return load_bits_part(run, 2 * now);
@@ -112,7 +104,7 @@ void pack_runs(const T* data, int64_t count, const LaneOffsets& offsets, const P
     });
     transpose(rows);
     unroll<lanes>([&](auto i) RESNEXT_INLINE {
-      if (i < now) store(packed + place(t + i), rows[i]);
+      if (i < now) store(packed + (t + i) * step, rows[i]);
     });
   }
 }
@@ -185,9 +177,8 @@ inline void pair_channels(int64_t pairs, float* packed) {
 }
 
 // The sum's two sides: `map` deals out the channels of its target, `width` is that of a group of its source.
-template <int slot>
 struct PackPlan {
-  Lanes<slot> map;
+  Lanes map;
   int64_t width, channels;      // without and with padding
   int per_lane;                 // 2: neighbouring channels become pairs of bfloat16
   bool lanes_are_inputs, flip;  // `flip` turns every 3x3 by half a turn
@@ -198,8 +189,8 @@ struct PackPlan {
 };
 
 // Packs the nine taps of `width` channels, from channel `first` of the group on, for one vector.
-template <class T, int slot>
-void pack_channels(const PackPlan<slot>& plan, const Weight<const void*>& weight, int64_t vector, int64_t first,
+template <class T>
+void pack_channels(const PackPlan& plan, const Weight<const void*>& weight, int64_t vector, int64_t first,
                    int64_t width, float* packed) {
   constexpr int count = per_lane<T>;
   const int64_t elements = width / count;
@@ -217,17 +208,17 @@ void pack_channels(const PackPlan<slot>& plan, const Weight<const void*>& weight
     const auto row = [&](int64_t i, int64_t tap) { return data + i * count * offsets.channel + tap * offsets.s; };
     pack_rows<T>(elements, offsets, row, flip, packed);
   } else if (kcrs) {
-    pack_runs(data, 9 * elements, offsets, [](int64_t t) { return t * lanes; }, packed);
+    pack_runs<lanes>(data, 9 * elements, offsets, packed);
     if (count == 2) pair_channels(elements, packed);
   } else {
     for (int64_t t = 0; t < 9; ++t)
-      pack_runs(data + t * plan.width, elements, offsets, [&](int64_t i) { return packed_place(i, t); }, packed);
+      pack_runs<packed_size(1)>(data + t * plan.width, elements, offsets, packed + packed_place(0, t));
   }
 }
 
 // Packs the weights of one vector.
-template <class T, int slot>
-void pack(const PackPlan<slot>& plan, const Weight<const void*>& weight, int64_t vector, float* packed) {
+template <class T>
+void pack(const PackPlan& plan, const Weight<const void*>& weight, int64_t vector, float* packed) {
   alignas(64) float taps[packed_size(lanes)];  // of some channels, to be transformed
   const int64_t packed_elements = (plan.width + per_lane<T> - 1) / per_lane<T>;
   if (!plan.transformed) std::fill(packed + packed_size(packed_elements), packed + plan.vector_size(), 0.0f);
@@ -239,72 +230,101 @@ void pack(const PackPlan<slot>& plan, const Weight<const void*>& weight, int64_t
   }
 }
 
-// The other way, for wgrad: the sum of `parts` packed vectors of weights, `part_size` apart, to the weight tensor.
-template <class T, int slot>
-void unpack_vector(const float* packed, int64_t parts, int64_t part_size, const PackPlan<slot>& plan, int64_t vector,
-                   const Weight<void*>& weight) {
+// Packed sums of weights: `parts` of them to add up, `distance` floats apart.
+struct PackedParts {
+  const float* first;
+  int64_t parts, distance;
+
+  [[gnu::always_inline]] Vec sum(int64_t place) const {
+    Vec sum = load(first + place);
+    for (int64_t part = 1; part < parts; ++part) sum += load(first + part * distance + place);
+    return sum;
+  }
+};
+
+// The other way, for wgrad: `now` elements of each lane's run from the vectors from `place` on, `step` floats apart. A
+// whole square needs no test for each vector.
+template <int64_t step, bool is_whole, class T>
+void unpack_square(const PackedParts& packed, int64_t place, int now, const LaneOffsets& offsets, T* run) {
+  Vec rows[lanes] = {};
+  const auto each = [&](const float* from, const auto& row) RESNEXT_INLINE {
+    unroll<lanes>([&](auto i) RESNEXT_INLINE {
+      if (is_whole || i < now) row(i, from + i * step);
+    });
+  };
+  each(packed.first + place, [&](int i, const float* from) RESNEXT_INLINE { rows[i] = load(from); });
+  for (int64_t part = 1; part < packed.parts; ++part)
+    each(packed.first + part * packed.distance + place,
+         [&](int i, const float* from) RESNEXT_INLINE { rows[i] += load(from); });
+  transpose(rows);
+  unroll<lanes>([&](auto lane) RESNEXT_INLINE {
+    if (is_whole)
+      store(run + offsets.lane[lane], rows[lane]);
+    else if (offsets.lane[lane] >= 0)
+      store_part(run + offsets.lane[lane], rows[lane], now);
+  });
+}
+
+// `count` elements of each lane's run.
+template <int64_t step, class T>
+void unpack_runs(const PackedParts& packed, int64_t place, int64_t count, const LaneOffsets& offsets, bool padded,
+                 T* run) {
+  int64_t t = 0;
+  for (; !padded && t + lanes <= count; t += lanes)
+    unpack_square<step, true>(packed, place + t * step, lanes, offsets, run + t);
+  for (; t < count; t += lanes) {
+    const int now = static_cast<int>(std::min<int64_t>(count - t, lanes));
+    unpack_square<step, false>(packed, place + t * step, now, offsets, run + t);
+  }
+}
+
+// Lanes that lie side by side; one, or those of a narrow group, without a call.
+template <class T>
+[[gnu::always_inline]] inline void copy_lanes(const T* from, int count, T* to) {
+  if (count == 1)
+    *to = *from;
+  else if (count == 4)
+    std::copy_n(from, 4, to);
+  else if (count == 8)
+    std::copy_n(from, 8, to);
+  else
+    std::copy_n(from, count, to);
+}
+
+// The nine taps of `width` channels, lanes that lie side by side together.
+template <class T>
+void unpack_rows(const PackedParts& packed, int64_t width, const LaneOffsets& offsets, T* data) {
+  struct Run {
+    int first, count;
+  } runs[lanes];
+  int count = 0;
+  offsets.each_run([&](int first, int lanes_of_run) {
+    if (offsets.lane[first] >= 0) runs[count++] = {first, lanes_of_run};
+  });
+  for (int64_t channel = 0; channel < width; ++channel)
+    for (int64_t tap = 0; tap < 9; ++tap) {
+      T values[lanes];
+      store(values, packed.sum(packed_place(channel, tap)));
+      T* to = data + channel * offsets.channel + tap / 3 * offsets.r + tap % 3 * offsets.s;
+      for (int i = 0; i < count; ++i)
+        copy_lanes(values + runs[i].first, runs[i].count, to + offsets.lane[runs[i].first]);
+    }
+}
+
+// To the weight tensor.
+template <class T>
+void unpack_vector(const PackedParts& packed, const PackPlan& plan, int64_t vector, const Weight<void*>& weight) {
   const int64_t outputs = plan.lanes_are_inputs ? plan.width : plan.map.width;
   const LaneOffsets offsets(plan.map, vector, plan.lanes_are_inputs, outputs, weight);
   T* data = static_cast<T*>(weight.data);
-  const bool krsc = is_krsc(weight, plan.width), padded = plan.map.count(vector) < lanes;
-  // Elements [t, t + now) of each lane's run; whole squares without a test for each vector.
-  const auto unpack_square = [&](auto is_whole, int64_t t, int now, T* run, const auto& place) {
-    Vec rows[lanes] = {};
-    const auto each = [&](auto&& row) {
-      unroll<lanes>([&](auto i) RESNEXT_INLINE {
-        if (is_whole || i < now) row(i, packed + place(t + i));
-      });
-    };
-    each([&](int i, const float* from) RESNEXT_INLINE { rows[i] = load(from); });
-    for (int64_t part = 1; part < parts; ++part)
-      each([&](int i, const float* from) RESNEXT_INLINE { rows[i] += load(from + part * part_size); });
-    transpose(rows);
-    unroll<lanes>([&](auto lane) RESNEXT_INLINE {
-      if (is_whole)
-        store(run + offsets.lane[lane] + t, rows[lane]);
-      else if (offsets.lane[lane] >= 0)
-        store_part(run + offsets.lane[lane] + t, rows[lane], now);
-    });
-  };
-  const auto unpack_run = [&](int64_t count, T* run, const auto& place) {
-    int64_t t = 0;
-    if (!padded)
-      for (; t + lanes <= count; t += lanes) unpack_square(std::true_type(), t, lanes, run, place);
-    for (; t < count; t += lanes) {
-      const int now = static_cast<int>(std::min<int64_t>(count - t, lanes));
-      unpack_square(std::false_type(), t, now, run, place);
-    }
-  };
-  if (krsc && !plan.lanes_are_inputs) {
+  const bool padded = plan.map.count(vector) < lanes;
+  if (is_krsc(weight, plan.width) && !plan.lanes_are_inputs) {
     for (int64_t t = 0; t < 9; ++t)
-      unpack_run(plan.width, data + t * plan.width, [&](int64_t channel) { return packed_place(channel, t); });
+      unpack_runs<packed_size(1)>(packed, packed_place(0, t), plan.width, offsets, padded, data + t * plan.width);
   } else if (is_kcrs(weight) && !plan.lanes_are_inputs) {
-    unpack_run(9 * plan.width, data, [](int64_t t) { return t * lanes; });
+    unpack_runs<lanes>(packed, 0, 9 * plan.width, offsets, padded, data);
   } else {
-    struct Run {
-      int first, count;
-    } runs[lanes];
-    int count = 0;
-    offsets.each_run([&](int first, int lanes_of_run) {
-      if (offsets.lane[first] >= 0) runs[count++] = {first, lanes_of_run};
-    });
-    for (int64_t channel = 0; channel < plan.width; ++channel)
-      for (int64_t tap = 0; tap < 9; ++tap) {
-        Vec sum{};
-        for (int64_t part = 0; part < parts; ++part)
-          sum += load(packed + part * part_size + packed_place(channel, tap));
-        T values[lanes];
-        store(values, sum);
-        T* to = data + channel * offsets.channel + tap / 3 * offsets.r + tap % 3 * offsets.s;
-        for (int i = 0; i < count; ++i) {
-          const T* from = values + runs[i].first;
-          T* run = to + offsets.lane[runs[i].first];
-          if (runs[i].count == slot)  // a whole group, of a size that the compiler knows
-            std::copy_n(from, slot, run);
-          else
-            for (int lane = 0; lane < runs[i].count; ++lane) run[lane] = from[lane];
-        }
-      }
+    unpack_rows(packed, plan.width, offsets, data);
   }
 }
 

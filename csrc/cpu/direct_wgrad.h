@@ -98,14 +98,14 @@ template <int per_lane>
 }
 
 // The tile of some units, copied to scratch unless it is read in place.
-template <class T, int slot>
-Tile tile_of(const ConvShape& shape, const WgradPlan<T, slot>& plan, const WgradParts& parts, float* scratch) {
-  const Lanes<slot>&inputs = plan.input.map, &outputs = plan.grad_output.map;
+template <bool across, class T>
+Tile tile_of(const ConvShape& shape, const WgradPlan<T>& plan, const WgradParts& parts, float* scratch) {
+  const Lanes &inputs = plan.input.map, &outputs = plan.grad_output.map;
   Tile tile{};
   tile.first = parts.grad_output.first_row;
   tile.last = tile.first + parts.grad_output.rows;
   tile.input_first = parts.input.first_row;
-  tile.group_distance = slot < lanes ? slot : inputs.width;
+  tile.group_distance = inputs.group_distance();
   tile.outputs = shape.q();
   const int64_t input_vectors = std::min(parts.input.vectors, inputs.vectors_per_unit());
   float* grad_outputs = scratch + plan.units_at_once * plan.input_scratch;
@@ -122,8 +122,8 @@ Tile tile_of(const ConvShape& shape, const WgradPlan<T, slot>& plan, const Wgrad
     tile.input_pixel = plan.input.pixel_stride();
     tile.output_pixel = plan.grad_output.pixel_stride();
   } else {
-    load_operand<Operand::input>(plan, parts.input, input_vectors, plan.input_scratch, linear, scratch);
-    load_operand<Operand::grad_output>(plan, parts.grad_output, 1, plan.output_scratch, linear, grad_outputs);
+    load_operand<Operand::input, across>(plan, parts.input, input_vectors, plan.input_scratch, linear, scratch);
+    load_operand<Operand::grad_output, across>(plan, parts.grad_output, 1, plan.output_scratch, linear, grad_outputs);
     tile.input = scratch;
     tile.grad_output = grad_outputs;
     tile.input_unit = plan.input_scratch;
@@ -137,9 +137,9 @@ Tile tile_of(const ConvShape& shape, const WgradPlan<T, slot>& plan, const Wgrad
 }
 
 // Adds a tile by Winograd's minimal filtering.
-template <int slot>
-void add_tile_by_winograd(const ConvShape& shape, const WgradPlan<float, slot>& plan, const WgradParts& next,
-                          const Tile& tile, int64_t vectors, bool first, float* patches, const PackedSums& packed) {
+inline void add_tile_by_winograd(const ConvShape& shape, const WgradPlan<float>& plan, const WgradParts& next,
+                                 const Tile& tile, int64_t vectors, bool first, float* patches,
+                                 const PackedSums& packed) {
   const int64_t of_group = plan.pack.map.vectors_per_unit();
   const int64_t asks = winograd_asks(SquarePlan(tile.last - tile.first, tile.outputs, most_patches), vectors, of_group);
   MemoryAhead ahead{{plan.input, next.input, asks}, {plan.grad_output, next.grad_output, asks}};
@@ -155,12 +155,12 @@ void add_tile_by_winograd(const ConvShape& shape, const WgradPlan<float, slot>& 
 }
 
 // Adds the tiles of some units to their packed sums.
-template <class T, int slot>
-void add_tiles(const ConvShape& shape, const WgradPlan<T, slot>& plan, const WgradParts& parts, const WgradParts& next,
+template <int slot, class T>
+void add_tiles(const ConvShape& shape, const WgradPlan<T>& plan, const WgradParts& parts, const WgradParts& next,
                bool first, float* scratch, const PackedSums& packed) {
-  const Lanes<slot>&inputs = plan.input.map, &outputs = plan.grad_output.map;
+  const Lanes &inputs = plan.input.map, &outputs = plan.grad_output.map;
   const int64_t first_vector = parts.grad_output.first_vector, vectors = parts.grad_output.vectors;
-  const Tile tile = tile_of(shape, plan, parts, scratch);
+  const Tile tile = tile_of<slot == 1>(shape, plan, parts, scratch);
   if constexpr (std::is_same_v<T, float> && slot == lanes)
     if (plan.is_winograd())
       return add_tile_by_winograd(shape, plan, next, tile, vectors, first, scratch + plan.tile_scratch(), packed);
@@ -173,7 +173,7 @@ void add_tiles(const ConvShape& shape, const WgradPlan<T, slot>& plan, const Wgr
   const auto add = [&](int64_t i, int64_t r, int64_t begin, int64_t end) {
     const int64_t vector = first_vector + i, unit_in_parts = i / outputs.vectors_per_unit();
     const int64_t unit = first_vector / outputs.vectors_per_unit() + unit_in_parts;
-    const int64_t group_in_unit = slot < lanes ? 0 : outputs.place(vector, 0).group - unit * outputs.groups_per_unit();
+    const int64_t group_in_unit = outputs.first_group(vector) - unit * outputs.groups_per_unit();
     Tile rows = tile;
     rows.first = begin;
     rows.last = end;
@@ -182,10 +182,9 @@ void add_tiles(const ConvShape& shape, const WgradPlan<T, slot>& plan, const Wgr
     constexpr int two_groups = slot == lanes && lanes == 16 ? two_apart : slot;
     const bool straddles = outputs.straddles(vector);
     constexpr int count = per_lane<T>;
-    constexpr bool lanes_are_inputs = WgradPlan<T, slot>::lanes_are_inputs(2);
     const auto add_rows = plan.stride == 1 ? (straddles ? add_tile<two_groups, 1, count> : add_tile<slot, 1, count>)
                           : straddles      ? add_tile<two_groups, 2, count>
-                                           : add_tile<slot, 2, count, lanes_are_inputs>;
+                                           : add_tile<slot, 2, count, lanes_are_inputs<T>(slot, 2)>;
     add_rows(shape, rows, r, first && begin == tile.first, plan.pack.channels, plan.prefetch ? &ahead : nullptr,
              packed.weights + i * plan.pack.vector_size());
   };
@@ -203,18 +202,18 @@ void add_tiles(const ConvShape& shape, const WgradPlan<T, slot>& plan, const Wgr
 }
 
 // The sum of the parts' sums of grad_output, for one vector of channels.
-template <class T, int slot>
-void unpack_bias(const WgradPlan<T, slot>& plan, const float* sums, int64_t vector, T* grad_bias) {
+template <class T>
+void unpack_bias(const WgradPlan<T>& plan, const float* sums, int64_t vector, T* grad_bias) {
   Vec sum = load(sums);
   for (int64_t part = 1; part < plan.parts; ++part) sum += load(sums + part * plan.part_size());
-  const Tensor<const T, slot>& outputs = plan.grad_output;
+  const Tensor<const T>& outputs = plan.grad_output;
   store_channels(outputs.map, vector, outputs.gaps.close(sum), grad_bias);
 }
 
 // Moves the complete sums of the vectors [begin, end), those of the first part and of all that follow it, to the
 // tensors. `scratch` is the thread's. Returns false if the sums were made by Winograd and some are not finite.
-template <class T, int slot>
-bool unpack(const WgradPlan<T, slot>& plan, const PackedSums& packed, int64_t begin, int64_t end, float* scratch,
+template <class T>
+bool unpack(const WgradPlan<T>& plan, const PackedSums& packed, int64_t begin, int64_t end, float* scratch,
             const WgradArgs& args) {
   bool finite = true;
   for (int64_t vector = begin; vector < end; ++vector) {
@@ -226,7 +225,7 @@ bool unpack(const WgradPlan<T, slot>& plan, const PackedSums& packed, int64_t be
       weights = taps;
       parts = 1;
     }
-    unpack_vector<T>(weights, parts, plan.part_size(), plan.pack, vector, args.grad_weight);
+    unpack_vector<T>({weights, parts, plan.part_size()}, plan.pack, vector, args.grad_weight);
     if (plan.with_bias)
       unpack_bias(plan, packed.bias + (vector - begin) * lanes, vector, static_cast<T*>(args.grad_bias));
   }
@@ -235,9 +234,9 @@ bool unpack(const WgradPlan<T, slot>& plan, const PackedSums& packed, int64_t be
 
 // Sums the tiles of one part for the units [begin, end): tiles outermost, so that memory is read in its order. Returns
 // what `unpack` does.
-template <class T, int slot>
-bool add_part(const WgradArgs& args, const WgradPlan<T, slot>& plan, int64_t part, int64_t begin, int64_t end,
-              float* own, float* shared) {
+template <int slot, class T>
+bool add_part(const WgradArgs& args, const WgradPlan<T>& plan, int64_t part, int64_t begin, int64_t end, float* own,
+              float* shared) {
   const ConvShape& shape = args.problem.shape;
   const int64_t first = plan.tiles * part / plan.parts, last = plan.tiles * (part + 1) / plan.parts;
   float* all = shared + part * plan.part_size();
@@ -258,23 +257,23 @@ bool add_part(const WgradArgs& args, const WgradPlan<T, slot>& plan, int64_t par
         packed.weights = own + plan.scratch();
         packed.bias = packed.weights + plan.vectors_at_once() * plan.pack.vector_size();
       }
-      add_tiles(shape, plan, here, next, tile == first, own, packed);
+      add_tiles<slot>(shape, plan, here, next, tile == first, own, packed);
       if (plan.is_one_part() && tile == last - 1)
         finite &= unpack(plan, packed, vector, vector + here.grad_output.vectors, own, args);
     }
   return finite;
 }
 
-template <class T, int slot>
-int64_t wgrad_workspace_bytes(const Problem& problem, int threads, bool transformed = false) {
-  const WgradPlan<T, slot> plan = wgrad_plan<T, slot>(args_of<WgradArgs>(problem), transformed);
+template <class T>
+int64_t wgrad_workspace_bytes(const Problem& problem, int64_t slot, int threads, bool transformed = false) {
+  const WgradPlan<T> plan = wgrad_plan<T>(args_of<WgradArgs>(problem), slot, transformed);
   return (plan.shared_size() + threads * plan.own_size()) * sizeof(float);
 }
 
 // Returns what `unpack` does.
 template <class T, int slot>
 bool run_wgrad(const WgradArgs& args, bool transformed = false) {
-  const WgradPlan<T, slot> plan = wgrad_plan<T, slot>(args, transformed);
+  const WgradPlan<T> plan = wgrad_plan<T>(args, slot, transformed);
   float* shared = static_cast<float*>(args.launch.workspace);
   bool finite = true;
 #pragma omp parallel num_threads(args.launch.threads) reduction(&& : finite)
@@ -284,7 +283,7 @@ bool run_wgrad(const WgradArgs& args, bool transformed = false) {
     for (int64_t task = share.begin; task < share.end;) {
       const int64_t part = task / plan.units, begin = task % plan.units;
       const int64_t end = std::min(plan.units, begin + share.end - task);
-      finite &= add_part(args, plan, part, begin, end, own, shared);
+      finite &= add_part<slot>(args, plan, part, begin, end, own, shared);
       task += end - begin;
     }
     if (!plan.is_one_part()) {

@@ -18,9 +18,9 @@ constexpr int64_t pair_columns(int64_t columns, int64_t stride) {
 }
 
 // Up to 32 pixels of `count` channels, from planes to pairs of neighbours in memory.
-template <class T, int slot>
+template <class T>
 [[gnu::always_inline]] inline void load_pair_square(const T* planes, int64_t plane_stride, int count, int pixels,
-                                                    const Gaps<slot>& gaps, float* to) {
+                                                    const Gaps& gaps, float* to) {
   Vec rows[lanes];
   const auto copy = [&](const auto& load_row, const auto& store_pair) RESNEXT_INLINE {
     unroll<lanes>([&](auto i) RESNEXT_INLINE {
@@ -68,8 +68,8 @@ template <Operand operand, class Pixel>
 }
 
 // Copies a part to scratch as pairs. `linear` holds a pair for every two pixels of the part, if it comes from planes.
-template <Operand operand, class T, int slot>
-[[gnu::noinline]] void load_pairs(const Tensor<const T, slot>& tensor, const Part& part, int64_t stride, float* linear,
+template <Operand operand, class T>
+[[gnu::noinline]] void load_pairs(const Tensor<const T>& tensor, const Part& part, int64_t stride, float* linear,
                                   float* to) {
   const int64_t distance = part.vectors * lanes, columns = tensor.columns;
   const int64_t row_size = pair_columns<operand>(columns, stride) * distance, pixels = part.rows * columns;

@@ -11,11 +11,18 @@
 namespace resnext::cpu {
 namespace {
 
+// In groups of 8, stride 2 would spread an input pixel by permutes for one product or two: it spreads those of
+// grad_output, for three, and lanes are input channels.
+template <class T>
+constexpr bool lanes_are_inputs(int64_t slot, int64_t stride) {
+  return stride == 2 && slot == 8 && lanes == 16 && per_lane<T> == 1;
+}
+
 // A problem, and how it is cut, from its shape alone.
-template <class T, int slot>
+template <class T>
 struct WgradPlan {
-  Tensor<const T, slot> input, grad_output;
-  PackPlan<slot> pack;
+  Tensor<const T> input, grad_output;
+  PackPlan pack;
   bool prefetch, with_bias;
   bool in_place;  // tiles are read where they lie
   int64_t stride;
@@ -24,13 +31,7 @@ struct WgradPlan {
   int64_t input_columns, output_columns;                                    // vectors of a row of a tile
   int64_t input_scratch, output_scratch, linear_scratch, winograd_scratch;  // floats
 
-  // In groups of 8, stride 2 would spread an input pixel by permutes for one product or two: it spreads those of
-  // grad_output, for three, and lanes are input channels.
-  static constexpr bool lanes_are_inputs(int64_t stride) {
-    return stride == 2 && slot == 8 && lanes == 16 && per_lane<T> == 1;
-  }
-
-  bool is_winograd() const { return slot == lanes && pack.transformed; }
+  bool is_winograd() const { return pack.transformed; }
   int64_t tile_scratch() const {
     if (in_place) return 0;
     return units_at_once * (input_scratch + grad_output.map.vectors_per_unit() * output_scratch) + linear_scratch;
@@ -46,20 +47,20 @@ struct WgradPlan {
   int64_t shared_size() const { return is_one_tile() ? 0 : parts * part_size(); }
 };
 
-template <class T, int slot>
-WgradPlan<T, slot> wgrad_plan(const WgradArgs& args, bool transformed) {
+template <class T>
+WgradPlan<T> wgrad_plan(const WgradArgs& args, int64_t slot, bool transformed) {
   constexpr int64_t pixels_in_place = 1024, page = 4096, tile_floats = 24 * 1024, tile_floats_across = 112 * 1024,
                     input_floats_at_once = 5 * 1024;
   constexpr int64_t wanted_tasks = 32, second_level_bytes = 1 << 20, many_products = 24;
   const ConvShape& shape = args.problem.shape;
-  WgradPlan<T, slot> plan{};
-  plan.input = input_tensor<slot>(args.problem, static_cast<const T*>(args.input));
-  plan.grad_output = output_tensor<slot>(args.problem, static_cast<const T*>(args.grad_output));
-  const Lanes<slot>&inputs = plan.input.map, &outputs = plan.grad_output.map;
-  const bool lanes_are_inputs = WgradPlan<T, slot>::lanes_are_inputs(shape.stride_h);
-  const int64_t width = lanes_are_inputs ? outputs.width : inputs.width;  // of the groups that are spread
+  WgradPlan<T> plan{};
+  plan.input = input_tensor(args.problem, slot, static_cast<const T*>(args.input));
+  plan.grad_output = output_tensor(args.problem, slot, static_cast<const T*>(args.grad_output));
+  const Lanes &inputs = plan.input.map, &outputs = plan.grad_output.map;
+  const bool of_inputs = lanes_are_inputs<T>(slot, shape.stride_h);
+  const int64_t width = of_inputs ? outputs.width : inputs.width;  // of the groups that are spread
   const int64_t step = slot == 1 ? 1 : wgrad_channels, channels = (width + step - 1) / step * step;
-  plan.pack = {lanes_are_inputs ? inputs : outputs, width, channels, 1, lanes_are_inputs, false, transformed};
+  plan.pack = {of_inputs ? inputs : outputs, width, channels, 1, of_inputs, false, transformed};
   plan.with_bias = args.grad_bias;
   plan.stride = shape.stride_h;
   constexpr bool pairs = per_lane<T> == 2;
@@ -76,7 +77,7 @@ WgradPlan<T, slot> wgrad_plan(const WgradArgs& args, bool transformed) {
   // AVX2 has registers for half as many sums, so it reads pixels too often to find them elsewhere than in the
   // first-level cache, to which a tile keeps; and of groups of 4 it reads two channels more, behind the last pixel too.
   constexpr bool reads_seldom = lanes == 16;
-  const auto is_near = [&](const Lanes<slot>& map) {
+  const auto is_near = [&](const Lanes& map) {
     return map.is_full() && map.channels() * int64_t(sizeof(float)) < page;
   };
   plan.in_place = std::is_same_v<T, float> && args.problem.layout == Layout::nhwc &&
@@ -111,17 +112,16 @@ WgradPlan<T, slot> wgrad_plan(const WgradArgs& args, bool transformed) {
 }
 
 // Copies a part of one of the two tensors to scratch: every `vectors` vectors become a tile of `size` floats.
-template <Operand operand, class T, int slot>
-void load_operand(const WgradPlan<T, slot>& plan, const Part& part, int64_t vectors, int64_t size, float* linear,
-                  float* to) {
-  const Tensor<const T, slot>& tensor = operand == Operand::input ? plan.input : plan.grad_output;
+template <Operand operand, bool across, class T>
+void load_operand(const WgradPlan<T>& plan, const Part& part, int64_t vectors, int64_t size, float* linear, float* to) {
+  const Tensor<const T>& tensor = operand == Operand::input ? plan.input : plan.grad_output;
   if constexpr (per_lane<T> == 2) {
     for (int64_t i = 0; i < part.vectors; i += vectors, to += size) {
       const Part one{part.image, part.first_vector + i, std::min(vectors, part.vectors - i), part.first_row, part.rows};
       load_pairs<operand>(tensor, one, plan.stride, linear, to);
     }
   } else {
-    load_pixels(tensor, part, {vectors * lanes, vectors == 1 ? size : lanes}, to);
+    load_pixels<across>(tensor, part, {vectors * lanes, vectors == 1 ? size : lanes}, to);
   }
 }
 
@@ -131,8 +131,8 @@ struct PackedSums {
 };
 
 // Those from a vector on, of a part's packed sums of all vectors.
-template <class T, int slot>
-PackedSums packed_sums(const WgradPlan<T, slot>& plan, float* part, int64_t vector) {
+template <class T>
+PackedSums packed_sums(const WgradPlan<T>& plan, float* part, int64_t vector) {
   return {part + vector * plan.pack.vector_size(), part + plan.pack.size() + vector * lanes};
 }
 
@@ -141,10 +141,10 @@ struct WgradParts {
   Part input, grad_output;
 };
 
-template <class T, int slot>
-WgradParts wgrad_parts(const ConvShape& shape, const WgradPlan<T, slot>& plan, int64_t tile_index, int64_t unit,
+template <class T>
+WgradParts wgrad_parts(const ConvShape& shape, const WgradPlan<T>& plan, int64_t tile_index, int64_t unit,
                        int64_t end_unit) {
-  const auto part = [&](const Lanes<slot>& map, int64_t first_row, int64_t last_row) {
+  const auto part = [&](const Lanes& map, int64_t first_row, int64_t last_row) {
     const int64_t begin = unit * map.vectors_per_unit(),
                   end = std::min(end_unit * map.vectors_per_unit(), map.vectors());
     return Part{tile_index / plan.tiles_per_image, begin, end - begin, first_row, last_row - first_row};
