@@ -46,11 +46,11 @@ struct Tile {
   int64_t outputs;                    // columns of grad_output
 };
 
-// Adds the products of a tile by row r of taps to the packed weights of one vector, from where the tile's spread
-// operand points to on.
-template <class Sums>
-[[gnu::always_inline]] inline void add_channels_of_tile(const ConvShape& shape, const Tile& tile, int64_t r, bool first,
-                                                        MemoryAhead* ahead, float* place) {
+// Adds the products of a tile by row r of taps to the packed weights of one vector, from some channel on of the operand
+// that is spread.
+template <class Sums, bool lanes_are_inputs>
+[[gnu::always_inline]] inline void add_channels_of_tile(const ConvShape& shape, const Tile& tile, int64_t channel,
+                                                        int64_t r, bool first, MemoryAhead* ahead, float* place) {
   const int64_t inputs = shape.w, stride = shape.stride_h;
   Sums sums(tile.input_pixel, tile.output_pixel, tile.group_distance);
   sums.begin(place, first);
@@ -58,8 +58,9 @@ template <class Sums>
     const int64_t h = p * stride - 1 + r;
     if (h < 0 || h >= shape.h) continue;
     if (ahead) ahead->ask();
-    sums.add_row(tile.input + (h - tile.input_first) * tile.input_row,
-                 tile.grad_output + (p - tile.first) * tile.output_row, inputs, tile.outputs);
+    sums.add_row(tile.input + (lanes_are_inputs ? 0 : channel) + (h - tile.input_first) * tile.input_row,
+                 tile.grad_output + (lanes_are_inputs ? channel : 0) + (p - tile.first) * tile.output_row, inputs,
+                 tile.outputs);
   }
   sums.end(place);
 }
@@ -70,9 +71,8 @@ template <int slot, int stride, int per_lane, bool lanes_are_inputs = false>
   using Most = std::conditional_t<per_lane == 2, PairSums<slot, stride>, RowSums<slot, stride, lanes_are_inputs>>;
   int64_t channel = 0;
   const auto add = [&]<class Sums>(std::type_identity<Sums>) {
-    Tile here = tile;
-    (lanes_are_inputs ? here.grad_output : here.input) += channel * channel_step<slot>;
-    add_channels_of_tile<Sums>(shape, here, r, first, ahead, packed + packed_place(channel, 3 * r));
+    add_channels_of_tile<Sums, lanes_are_inputs>(shape, tile, channel * channel_step<slot>, r, first, ahead,
+                                                 packed + packed_place(channel, 3 * r));
   };
   for (; channel + wgrad_channels <= channels; channel += wgrad_channels) add(std::type_identity<Most>());
   if constexpr (slot == 1) {
