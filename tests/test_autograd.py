@@ -43,7 +43,7 @@ def test_only_what_is_recorded_takes_the_way_by_autograd():
         sys.setprofile(None)
         return names
 
-    by_autograd = ("_autograd.py", "setup")
+    by_autograd = ("_autograd.py", "_forward_and_setup")
     assert by_autograd not in functions_of(images)
     assert by_autograd in functions_of(images.clone().requires_grad_())
 
