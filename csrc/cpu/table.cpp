@@ -110,9 +110,9 @@ bool across_is_slower(const Problem& problem) {
 }
 
 // In multiply-adds of a channel and a target channel (docs/performance.md): a direct sum leaves padding out; positions
-// are computed for whole squares, transforms take as long as eight channels more, and those of the weights as 125
-// products. AMD's CPUs multiply as many floats in a cycle with AVX2 as with AVX-512, in shorter loops; Intel's half as
-// many.
+// are computed for whole squares, transforms take as long as eight channels more, and those of the weights as twice as
+// many products as a group has channels, 125 at most. AMD's CPUs multiply as many floats in a cycle with AVX2 as with
+// AVX-512, in shorter loops; Intel's half as many.
 template <class Isa, class Args>
 bool winograd_is_slower(const Problem& problem) {
   const ConvShape& shape = problem.shape;
@@ -125,7 +125,8 @@ bool winograd_is_slower(const Problem& problem) {
   const auto along = [](int64_t targets) { return 4 * (targets / 2) + 3 * (targets % 2); };
   const int64_t products = along(shape.p()) * along(shape.q());
   const int64_t winograd = (products + 8 * products / width) * (beside_longer ? 13 : 10) / 10;
-  return shape.n * winograd + 125 > shape.n * (3 * shape.p() - 2) * (3 * shape.q() - 2);
+  const int64_t for_weights = Isa::lanes == 16 ? std::min<int64_t>(2 * width, 125) : 125;
+  return shape.n * winograd + for_weights > shape.n * (3 * shape.p() - 2) * (3 * shape.q() - 2);
 }
 
 bool is_last(const Problem&) { return true; }
