@@ -287,8 +287,8 @@ def _forward_and_setup(ctx, input, weight, bias, stride, padding, dilation, grou
 
 # A Function of the older kind, without `jvp` and without a second call for `setup_context`: that saves a third of its
 # time in networks, where Python's code and objects have left the caches.
-_recorded_methods = {"forward": _forward_and_setup, "backward": ConvolutionRules.gradients}
-_Recorded = type("GroupedConv2d", (SingleLevelFunction,), {k: staticmethod(v) for k, v in _recorded_methods.items()})
+_recorded_methods = {"forward": staticmethod(_forward_and_setup), "backward": staticmethod(ConvolutionRules.gradients)}
+_Recorded = type("GroupedConv2d", (SingleLevelFunction,), _recorded_methods)
 
 
 def record_convolution(*args) -> torch.Tensor:

@@ -186,6 +186,10 @@ def test_plain_calls_go_to_the_operator_at_once(monkeypatch):
     ("width", "side", "images", "stride", "dtype", "kernel"),
     [
         (16, 14, 1, 1, torch.float32, "winograd_f32_avx512"),
+        (16, 8, 1, 1, torch.float32, "winograd_f32_avx512"),
+        (16, 7, 1, 1, torch.float32, "direct_wide_f32_avx512"),
+        (32, 7, 1, 1, torch.float32, "winograd_f32_avx512"),
+        (32, 5, 1, 1, torch.float32, "direct_wide_f32_avx512"),
         (64, 7, 16, 1, torch.float32, "winograd_f32_avx512"),
         (24, 14, 4, 1, torch.float32, "winograd_f32_avx2"),  # vectors of eight lanes, which it fills
         (64, 7, 1, 1, torch.float32, "direct_wide_f32_avx512"),  # fewer pixels than weights to transform

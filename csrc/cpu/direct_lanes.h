@@ -79,9 +79,9 @@ struct Lanes {
       return;
     }
     int64_t channel = first_channel(vector) - group * width;
-    const int padding = slot < lanes ? lanes : count(vector);
+    const int first_padding = slot < lanes ? lanes : count(vector);  // behind all channels
     for (int lane = 0; lane < lanes; ++lane) {
-      visit(lane, group, group < groups && channel < width && lane < padding ? channel : -1);
+      visit(lane, group, group < groups && channel < width && lane < first_padding ? channel : -1);
       if (++channel == group_distance()) {
         channel = 0;
         ++group;

@@ -243,7 +243,7 @@ struct PackedParts {
 };
 
 // The other way, for wgrad: `now` elements of each lane's run from the vectors from `place` on, `step` floats apart. A
-// whole square needs no test for each vector.
+// whole square needs no test for each vector. Row by row with `sum` it is slower in bfloat16 (docs/performance.md).
 template <int64_t step, bool is_whole, class T>
 void unpack_square(const PackedParts& packed, int64_t place, int now, const LaneOffsets& offsets, T* run) {
   Vec rows[lanes] = {};
