@@ -278,13 +278,11 @@ void unpack_runs(const PackedParts& packed, int64_t place, int64_t count, const 
   }
 }
 
-// Lanes that lie side by side; one, or those of a narrow group, without a call.
+// Lanes that lie side by side; one, or those of a group of 8, without a call.
 template <class T>
 [[gnu::always_inline]] inline void copy_lanes(const T* from, int count, T* to) {
   if (count == 1)
     *to = *from;
-  else if (count == 4)
-    std::copy_n(from, 4, to);
   else if (count == 8)
     std::copy_n(from, 8, to);
   else
