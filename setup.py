@@ -79,13 +79,16 @@ if TESTING:
     emulated = ["-O1", "-fno-strict-aliasing", "-fsanitize=alignment,bounds", "-fvisibility=default"]
     sources = ["csrc/testing/cuda_emulated.cpp", *glob("csrc/simt/units/*.cpp")]
     extensions += [Extension("resnext_kernels._testing_cuda", sources, extra_compile_args=flags + emulated, **common)]
-# Static, without torch; the kernels' are one per instruction set, and a file's name ends in the set it is compiled for.
+# Static, without torch, one for each file, whose name ends in the instruction set that it is compiled for. The table,
+# which names all others' kernels, is linked before them.
 libraries = []
 avx2, avx512 = ["-mavx2", "-mfma", "-mf16c"], ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
-for isa, flags in {"": [], "_avx2": avx2, "_avx512": avx512, "_avx512bf16": [*avx512, "-mavx512bf16"]}.items():
-    sources = [source for source in glob(f"csrc/cpu/*{isa}.cpp") if isa or "_avx" not in source]
-    build = {"sources": sources, "include_dirs": ["csrc"], "cflags": [*CXX, "-Wextra", *flags]}
-    libraries += [(f"resnext_cpu{isa}", {**build, "obj_deps": {"": headers}})]
+flags = {"avx2": avx2, "avx512": avx512, "avx512bf16": [*avx512, "-mavx512bf16"]}
+for source in sorted(glob("csrc/cpu/*.cpp"), key=lambda path: not path.endswith("table.cpp")):
+    name = Path(source).stem
+    cflags = [*CXX, "-Wextra", *flags.get(name.split("_")[-1], [])]
+    build = {"sources": [source], "include_dirs": ["csrc"], "cflags": cflags}
+    libraries += [(f"resnext_cpu_{name}", {**build, "obj_deps": {"": headers}})]
 if TESTING:  # the emulated device itself: at -O3, since it compiles in seconds and then runs for minutes
     flags = [*CXX, "-Wno-restrict"]  # some versions of g++ take sums of strings for overlapping copies
     build = {"sources": glob("csrc/simt/*.cpp"), "include_dirs": ["csrc"], "cflags": flags}
@@ -96,10 +99,11 @@ class BuildLibraries(build_clib):
     """Compiles the libraries side by side, as ninja does with the files of an extension."""
 
     def build_libraries(self, libraries):
-        """Takes all of them, or one."""
+        """Takes all of them, or one. Those for AVX-512 take longest and come first."""
         build = super().build_libraries
+        slowest_first = sorted(libraries, key=lambda each: "avx512" not in each[0])
         with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
-            list(pool.map(lambda each: build([each]), libraries))
+            list(pool.map(lambda each: build([each]), slowest_first))
 
 
 command = {"build_ext": BuildExtension, "build_clib": BuildLibraries}
