@@ -44,7 +44,6 @@ struct Maps {
   int64_t source_stride, target_stride;  // from pixel to pixel, in elements; rows follow one another
   int64_t channels;                      // of the source in a group, in elements
   int64_t group_distance;                // between the starts of neighbouring groups in the source
-  bool prefetch;                         // the maps come from memory, not from cache
   bool crowded;                          // few source pixels at a time fit into the first-level cache
   bool stream;                           // the target is aligned, and too large to be worth a place in cache
   bool fused;                            // sums are multiplied by `scale`, then `shift` and the residual are added
@@ -253,24 +252,6 @@ template <class Walk, int slot, int per_lane, int steps, int vectors>
   });
 }
 
-// Asks for the source pixels that the next row of targets will be the first to need, and for the target pixels of this
-// block: in NHWC they lie too far apart for the hardware to foresee them.
-template <class Walk, int per_lane>
-void prefetch_block(const Maps<per_lane>& maps, int64_t target_row, const VectorPlace& vector, const BlockPlace& place,
-                    const Result<per_lane>* target) {
-  for (int64_t row = Walk::last_source_row(target_row) + 1; row <= Walk::last_source_row(target_row + 1); ++row) {
-    const int64_t pixels = (row - maps.source_first) * maps.source_columns + place.first_source;
-    const float* pixel = maps.source + pixels * maps.source_stride + vector.source_channel - maps.source_channel;
-    for (int64_t i = 0; i < place.sources_inside; ++i, pixel += maps.source_stride) prefetch(pixel);
-  }
-  if (maps.residual) {
-    const Result<per_lane>* residual = maps.residual + (target - maps.target);
-    for (int64_t i = 0; i < place.targets_inside; ++i) prefetch(residual + i * maps.target_stride);
-  }
-  if (maps.stream) return;
-  for (int64_t i = 0; i < place.targets_inside; ++i) prefetch(target + i * maps.target_stride);
-}
-
 // Steps of a block at most: as many as registers hold sums for, and a divisor of the widths of ResNeXt's maps.
 template <class Walk, int slot>
 constexpr int largest_block = lanes == 16               ? 14 / Walk::step_targets
@@ -288,9 +269,11 @@ inline bool are_of_one_group(const VectorPlace& first, const VectorPlace& second
   return first.source_channel == second.source_channel && !first.straddles && !second.straddles;
 }
 
-// One row of targets for `count` vectors of channels, in blocks of equal length.
+// One row of targets for `count` vectors of channels, in blocks of equal length. Each block asks for a part of
+// the memory that a row would ask for, as a sum waits if it asks for many lines at a time.
 template <class Walk, int slot, int per_lane>
-void sum_row(const Maps<per_lane>& maps, int64_t target_row, const VectorPlace* vectors, int64_t count) {
+void sum_row(const Maps<per_lane>& maps, int64_t target_row, const VectorPlace* vectors, int64_t count,
+             MemoryAhead& ahead) {
   constexpr int64_t largest = largest_block<Walk, slot>, few = 7;
   constexpr int two = block_of_two<Walk, slot>;
   const TapRows taps = tap_rows<Walk>(maps, target_row);
@@ -298,7 +281,9 @@ void sum_row(const Maps<per_lane>& maps, int64_t target_row, const VectorPlace* 
   const bool short_blocks = maps.crowded || (in_twos && std::is_same_v<Walk, Narrowing>);
   const int64_t steps = Walk::steps(maps), most = short_blocks ? std::min(largest, few) : largest;
   Result<per_lane>* target = maps.target + (target_row - maps.target_first) * maps.target_columns * maps.target_stride;
-  for (int64_t step = 0, blocks = (steps + most - 1) / most; blocks > 0; --blocks) {
+  int64_t blocks = (steps + most - 1) / most;
+  ahead.split(blocks * (in_twos && most <= two ? (count + 1) / 2 : count));
+  for (int64_t step = 0; blocks > 0; --blocks) {
     const int64_t size = (steps - step + blocks - 1) / blocks, column = step * Walk::step_targets;
     const int64_t first_source = Walk::first_source(step);
     const int64_t sources =
@@ -309,12 +294,9 @@ void sum_row(const Maps<per_lane>& maps, int64_t target_row, const VectorPlace* 
       const VectorPlace& vector = vectors[i];
       Result<per_lane>* block_target =
           target + column * maps.target_stride + vector.target_channel - maps.target_channel;
-      // Of 16-bit vectors, two share a line of memory.
-      if (maps.prefetch && i % per_lane == 0) prefetch_block<Walk>(maps, target_row, vector, place, block_target);
+      ahead.ask();
       if constexpr (two > 0) {
         if (size <= two && i + 1 < count && are_of_one_group(vector, vectors[i + 1])) {
-          if (maps.prefetch && per_lane == 1)
-            prefetch_block<Walk>(maps, target_row, vectors[i + 1], place, block_target + lanes);
           sum_block<Walk, slot, per_lane, two, 2>(maps, taps, &vector, place, block_target);
           i += 2;
           continue;

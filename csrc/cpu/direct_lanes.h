@@ -178,6 +178,11 @@ Runs runs_of(const Tensor<T>& tensor, const Part& part) {
 struct MemoryAhead {
   LinesAhead source, target;
 
+  // From now on, `calls` calls ask for what one would have asked for.
+  void split(int64_t calls) {
+    source.split(calls);
+    target.split(calls);
+  }
   void ask() {
     source.ask();
     target.ask();

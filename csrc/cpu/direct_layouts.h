@@ -172,12 +172,15 @@ auto source_scratch(float* scratch) {
   return reinterpret_cast<std::conditional_t<per_lane<T> == 2, T, float>*>(scratch);
 }
 
-template <bool across, class T>
-void load_residual(const Sum<T>& sum, const Part& part, Result<per_lane<T>>* to) {
+template <class T>
+Tensor<const T> residual_of(const Sum<T>& sum) {
   const Tensor<T>& target = sum.target;
-  const auto* data = static_cast<const T*>(sum.epilogue.residual);
-  const Tensor<const T> residual{data, target.layout, target.rows, target.columns, target.map, target.gaps};
-  load_pixels<across>(residual, part, {part.vectors * lanes, lanes}, to);
+  return {static_cast<const T*>(sum.epilogue.residual),
+          target.layout,
+          target.rows,
+          target.columns,
+          target.map,
+          target.gaps};
 }
 
 // What the sum of one tile reads and writes.
@@ -208,7 +211,6 @@ Maps<per_lane<T>> tile_maps(const Sum<T>& sum, const TilePlan& plan, const TileP
   maps.target_columns = sum.target.columns;
   maps.channels = sum.pack_plan().channels / per_lane<T>;
   maps.group_distance = sum.source.map.group_distance() / per_lane<T>;
-  maps.prefetch = plan.source_in_place && comes_from_memory(sum);
   maps.crowded = plan.crowded;
   maps.stream = worth_streaming(sum, plan);
   maps.fused = sum.fused;
@@ -259,7 +261,7 @@ bool sum_tiles(const Sum<T>& sum, const TilePlan& plan, const VectorPlace* vecto
   constexpr bool across = slot == 1;
   const PackPlan pack_plan = sum.pack_plan();
   const Share share = thread_share(sum.images * plan.blocks * plan.tiles);
-  [[maybe_unused]] const bool from_memory = comes_from_memory(sum);
+  const bool from_memory = comes_from_memory(sum);
   AllFinite finite;
   int64_t packed_vector = -1;
   for (int64_t index = share.begin; index < share.end; ++index) {
@@ -275,26 +277,29 @@ bool sum_tiles(const Sum<T>& sum, const TilePlan& plan, const VectorPlace* vecto
     if (!plan.source_in_place)
       load_pixels<across>(sum.source, parts.source, {parts.source.vectors * lanes, lanes}, source_scratch<T>(scratch));
     if (sum.epilogue.residual && !plan.target_in_place)
-      load_residual<across>(sum, parts.target,
-                            reinterpret_cast<Result<per_lane<T>>*>(scratch + plan.source_floats + plan.target_floats));
+      load_pixels<across>(residual_of(sum), parts.target, {parts.target.vectors * lanes, lanes},
+                          reinterpret_cast<Result<per_lane<T>>*>(scratch + plan.source_floats + plan.target_floats));
     const VectorPlace* places = vectors + parts.target.first_vector;
     const int64_t first_row = parts.target.first_row, rows = parts.target.rows;
+    constexpr bool winograd = std::is_same_v<Walk, Winograd>;
     MemoryAhead ahead;
-    if constexpr (std::is_same_v<Walk, Winograd>) {  // transforms have nothing to hide the way from a near cache behind
-      const int64_t asks = winograd_asks({rows, maps.target_columns, patches_at_once}, parts.target.vectors,
-                                         sum.target.map.vectors_per_unit());
+    if (winograd || from_memory) {  // transforms have nothing to hide the way from a near cache behind
+      int64_t asks = rows;
+      if constexpr (winograd)
+        asks = winograd_asks({rows, maps.target_columns, patches_at_once}, parts.target.vectors,
+                             sum.target.map.vectors_per_unit());
       ahead.source = {sum.source, plan.source_in_place ? new_rows(parts, next) : next.source, asks};
-      if (!maps.stream) ahead.target = {sum.target, plan.target_in_place ? next.target : parts.target, asks};
+      if (sum.epilogue.residual && plan.target_in_place)  // read, which waits longer than what is only written
+        ahead.target = {residual_of(sum), next.target, asks};
+      else if (!maps.stream)
+        ahead.target = {sum.target, plan.target_in_place ? next.target : parts.target, asks};
+    }
+    if constexpr (winograd)
       sum_squares(maps, first_row, first_row + rows, places, parts.target.vectors, ahead, scratch + plan.tile_floats(),
                   finite);
-    } else {
-      if (from_memory && !plan.target_in_place) ahead.target = {sum.target, parts.target, rows};
-      if (from_memory && !plan.source_in_place) ahead.source = {sum.source, next.source, rows};
-      for (int64_t i = 0; i < rows; ++i) {
-        ahead.ask();
-        sum_row<Walk, slot, per_lane<T>>(maps, first_row + i, places, parts.target.vectors);
-      }
-    }
+    else
+      for (int64_t i = 0; i < rows; ++i)
+        sum_row<Walk, slot, per_lane<T>>(maps, first_row + i, places, parts.target.vectors, ahead);
     if (!plan.target_in_place) store_pixels<across>(maps.target, parts.target, sum.target);
   }
   if (worth_streaming(sum, plan)) _mm_sfence();  // the caller's other threads must see what was streamed

@@ -27,13 +27,15 @@ class LinesAhead {
         run_bytes_(runs.bytes),
         distance_(runs.distance) {
     if (distance_ == run_bytes_) run_bytes_ *= std::exchange(runs_, 1);
-    lines_ = runs_ * (run_bytes_ / line + 1) / calls + 1;
+    lines_ = unsplit_ = runs_ * (run_bytes_ / line + 1) / calls + 1;
     begin_run();
   }
 
   // A part of a tensor, of which `runs_of` tells the runs.
   template <class Tensor, class Part>
   LinesAhead(const Tensor& tensor, const Part& part, int64_t calls) : LinesAhead(runs_of(tensor, part), calls) {}
+
+  void split(int64_t calls) { lines_ = (unsplit_ + calls - 1) / calls; }
 
   void ask() {
     for (int64_t i = 0; i < lines_ && runs_ > 0; ++i) {
@@ -66,8 +68,8 @@ class LinesAhead {
 
   void begin_run() { here_ = run_ - reinterpret_cast<uintptr_t>(run_) % line; }
 
-  const char *run_ = nullptr, *here_ = nullptr;                  // `here_` in the run at `run_`
-  int64_t runs_ = 0, run_bytes_ = 0, distance_ = 0, lines_ = 0;  // `lines_` of a call
+  const char *run_ = nullptr, *here_ = nullptr;                                // `here_` in the run at `run_`
+  int64_t runs_ = 0, run_bytes_ = 0, distance_ = 0, unsplit_ = 0, lines_ = 0;  // `lines_` of a call
 };
 
 }  // namespace
