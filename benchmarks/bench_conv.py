@@ -9,7 +9,9 @@ Each call is what a training step makes: the function, and the operators that it
 allocated and weights packed inside. The two rivals take turns call by call, so that whatever else the machine does
 falls on both, and calls count, a tenth of a second at a time, only if all threads ran for 94 % of it (otherwise another
 process had taken a core; these calls are counted out in the column "disturbed"). Times are medians over the calls that
-count; a ratio above 1 means that ours is faster.
+count; a ratio above 1 means that ours is faster. All rows are timed in three rounds, with new tensors in each, as a
+shared machine may be slow for seconds at a time. In NHWC the weight is channels_last, too, as in a model that was moved
+`to(memory_format=torch.channels_last)`.
 "Ours" is what a user gets: where `explain` says that PyTorch's own convolution runs, both rivals are the same (the
 column "kernel" says PyTorch), unless --own asks for this package's kernel all the same.
 
@@ -32,6 +34,7 @@ import os
 import platform
 import subprocess
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from statistics import geometric_mean, median, quantiles
@@ -46,6 +49,7 @@ from resnext_kernels.bench import FEWEST_CALLS, interleave, rivals
 
 LAYOUTS = {"NHWC": torch.channels_last, "NCHW": torch.contiguous_format}
 NETWORKS = ("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d")
+ROUNDS = 3
 OTHER = tuple(
     problems.Problem(1, width * groups, side, side, outputs * groups, groups=groups, stride=(stride, stride))
     for width, outputs, groups, side, stride in (
@@ -70,7 +74,7 @@ def best_time(call: Callable, repeats: int = 7) -> float:
 def matrix_flops(dtype: torch.dtype, side: int = 1024) -> float:
     """Operations a second in a product of two matrices."""
     a, b = torch.randn(2, side, side).to(dtype)
-    return 2 * side**3 / best_time(lambda: a @ b)
+    return 2 * side**3 / best_time(lambda: a @ b, 50)
 
 
 @functools.cache
@@ -165,48 +169,67 @@ def peer_calls(
     return {name: PEERS[name](convolution, input, threads) for name in names}
 
 
-def measure(arguments: argparse.Namespace, progress: Progress):
-    """Yields a row for each layer, batch, layout and pass."""
+def measure(arguments: argparse.Namespace, progress: Progress) -> list[dict]:
+    """A row for each layer, batch, layout and pass."""
     networks = NETWORKS if arguments.network == "all" else [arguments.network]
     layers = [layer for network in networks for layer in (OTHER if network == "other" else getattr(problems, network))]
-    total = len(layers) * len(arguments.dtype) * len(arguments.batch) * len(arguments.layouts) * len(arguments.passes)
-    task = progress.add_task("layers", total=total)
-    for dtype, batch in itertools.product((getattr(torch, name) for name in arguments.dtype), arguments.batch):
-        for layer in layers:
-            problem = layer.with_batch(batch)
-            for layout in arguments.layouts:
-                for op in arguments.passes:
-                    theirs, ours, kernel = rivals(problem, op, LAYOUTS[layout], dtype, arguments.own)
-                    peers = peer_calls(arguments.peers, problem, op, layout, dtype, arguments.threads)
-                    calls = (theirs, ours, *peers.values())
-                    times, disturbed = interleave(calls, arguments.threads, arguments.seconds)
-                    progress.advance(task)
-                    width, outputs = problem.c // problem.groups, problem.k // problem.groups
-                    widths = f"{width}" if width == outputs else f"{width}->{outputs}"
-                    row = {
-                        "layer": f"{problem.c}/{widths} {problem.h}x{problem.w} s{problem.stride[0]}",
-                        "group_width": width,
-                        "dtype": str(dtype).removeprefix("torch."),
-                        "batch": batch,
-                        "layout": layout,
-                        "pass": op,
-                        "disturbed": disturbed,
-                        "calls": min(map(len, times)),
-                        "kernel": kernel or "PyTorch",
-                    }
-                    if row["calls"] >= FEWEST_CALLS:
-                        middle = [median(samples) for samples in times]
-                        row["torch_ms"], row["ours_ms"] = (1e3 * seconds for seconds in middle[:2])
-                        row["ratio"] = middle[0] / middle[1]
-                        low, _, high = quantiles(times[1], n=4)
-                        row["ours_spread"] = (high - low) / middle[1]
-                        row["ours_gflops"] = problem.flops / middle[1] / 1e9
-                        row["flops_per_byte"] = problem.flops / problem.bytes(dtype.itemsize)
-                        seconds, row["limited_by"] = limit(problem, dtype)
-                        row["of_limit"] = seconds / middle[1]
-                        for name, its in zip(peers, middle[2:], strict=True):
-                            row[f"{name}_ms"], row[f"{name}_ratio"] = 1e3 * its, its / middle[1]
-                    yield row
+    dtypes = [getattr(torch, name) for name in arguments.dtype]
+    cases = list(itertools.product(dtypes, arguments.batch, layers, arguments.layouts, arguments.passes))
+    rows = [Row(*case) for case in cases]
+    for row in progress.track(rows * ROUNDS, description="layers"):
+        row.measure(arguments)
+    return [row.summary() for row in rows]
+
+
+class Row:
+    """A pass of a layer, and all times of it."""
+
+    def __init__(self, dtype: torch.dtype, batch: int, layer: problems.Problem, layout: str, op: str) -> None:
+        self.dtype, self.layout, self.op = dtype, layout, op
+        self.problem = layer.with_batch(batch)
+        self.times: dict[str, list[float]] = defaultdict(list)
+        self.disturbed = 0
+
+    def measure(self, arguments: argparse.Namespace) -> None:
+        """One round: new tensors, and times until its share of the seconds is up."""
+        theirs, ours, self.kernel = rivals(self.problem, self.op, LAYOUTS[self.layout], self.dtype, arguments.own)
+        peers = peer_calls(arguments.peers, self.problem, self.op, self.layout, self.dtype, arguments.threads)
+        calls = {"torch": theirs, "ours": ours, **peers}
+        times, disturbed = interleave(tuple(calls.values()), arguments.threads, arguments.seconds / ROUNDS)
+        for name, its_times in zip(calls, times, strict=True):
+            self.times[name] += its_times
+        self.disturbed += disturbed
+
+    def summary(self) -> dict:
+        """What is shown and written; without times if the machine was never quiet enough."""
+        problem = self.problem
+        width, outputs = problem.c // problem.groups, problem.k // problem.groups
+        widths = f"{width}" if width == outputs else f"{width}->{outputs}"
+        row = {
+            "layer": f"{problem.c}/{widths} {problem.h}x{problem.w} s{problem.stride[0]}",
+            "group_width": width,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "batch": problem.n,
+            "layout": self.layout,
+            "pass": self.op,
+            "disturbed": self.disturbed,
+            "calls": min(map(len, self.times.values())),
+            "kernel": self.kernel or "PyTorch",
+        }
+        if row["calls"] >= FEWEST_CALLS:
+            middle = {name: median(samples) for name, samples in self.times.items()}
+            ours = middle["ours"]
+            row["torch_ms"], row["ours_ms"] = 1e3 * middle["torch"], 1e3 * ours
+            row["ratio"] = middle["torch"] / ours
+            low, _, high = quantiles(self.times["ours"], n=4)
+            row["ours_spread"] = (high - low) / ours
+            row["ours_gflops"] = problem.flops / ours / 1e9
+            row["flops_per_byte"] = problem.flops / problem.bytes(self.dtype.itemsize)
+            seconds, row["limited_by"] = limit(problem, self.dtype)
+            row["of_limit"] = seconds / ours
+            for name in list(middle)[2:]:
+                row[f"{name}_ms"], row[f"{name}_ratio"] = 1e3 * middle[name], middle[name] / ours
+        return row
 
 
 def show(rows: list[dict], console: Console) -> None:
@@ -309,7 +332,7 @@ def main() -> None:
         f"{arguments.network}, {' and '.join(arguments.dtype)}: " + ", ".join(f"{k} {v}" for k, v in about.items())
     )
     with Progress(console=console, transient=True) as progress:
-        rows = list(measure(arguments, progress))
+        rows = measure(arguments, progress)
     show(rows, console)
     if arguments.csv:
         write(rows, about, arguments.csv)

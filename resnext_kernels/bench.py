@@ -37,14 +37,13 @@ def rivals(
     Args:
         problem: the convolution.
         op: "fprop", "dgrad" or "wgrad".
-        layout: memory format of input and output; the weight is contiguous.
+        layout: memory format of all tensors, as in a model that was moved to it.
         dtype: of all tensors.
         own: time this package's kernel also where PyTorch's own convolution runs because it is faster.
 
     """
     draw = lambda size: torch.randn(size).to(dtype).contiguous(memory_format=layout)  # noqa: E731
-    input, output = draw(problem.input_shape), draw(problem.output_shape)
-    weight = torch.randn(problem.weight_shape).to(dtype)
+    input, output, weight = map(draw, (problem.input_shape, problem.output_shape, problem.weight_shape))
     geometry = problem.stride, problem.padding, problem.dilation
     mask = [op == "dgrad", op == "wgrad", False]
     backward = (output, input, weight, None, *geometry, False, [0, 0], problem.groups, mask)
