@@ -83,10 +83,10 @@ if TESTING:
 # which names all others' kernels, is linked before them.
 libraries = []
 avx2, avx512 = ["-mavx2", "-mfma", "-mf16c"], ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
-flags = {"avx2": avx2, "avx512": avx512, "avx512bf16": [*avx512, "-mavx512bf16"]}
+instruction_sets = {"avx2": avx2, "avx512": avx512, "avx512bf16": [*avx512, "-mavx512bf16"]}
 for source in sorted(glob("csrc/cpu/*.cpp"), key=lambda path: not path.endswith("table.cpp")):
     name = Path(source).stem
-    cflags = [*CXX, "-Wextra", *flags.get(name.split("_")[-1], [])]
+    cflags = [*CXX, "-Wextra", *instruction_sets.get(name.split("_")[-1], [])]
     build = {"sources": [source], "include_dirs": ["csrc"], "cflags": cflags}
     libraries += [(f"resnext_cpu_{name}", {**build, "obj_deps": {"": headers}})]
 if TESTING:  # the emulated device itself: at -O3, since it compiles in seconds and then runs for minutes

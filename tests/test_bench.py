@@ -1,8 +1,13 @@
 """What the benchmark's clock counts, with a clock of its own."""
 
-import pytest
+from argparse import Namespace
 
-from resnext_kernels import bench
+import pytest
+import torch
+from rich.progress import Progress
+
+from benchmarks import bench_conv
+from resnext_kernels import bench, problems
 
 
 class Clock:
@@ -38,3 +43,36 @@ def test_a_machine_that_is_never_quiet_ends_the_measurement(monkeypatch):
     times, disturbed = bench.interleave((clock.call,), 2, 1.0)
     assert times == [[]]
     assert disturbed == clock.calls - 1
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_all_tensors_have_the_layout_of_the_row(monkeypatch, layout):
+    """PyTorch would convert another weight at each call."""
+    given = []
+    problem = problems.edge_cases["odd_map_stride_2"]
+    monkeypatch.setattr(torch.nn.functional, "conv2d", lambda *arguments: given.extend(arguments[:2]))
+    theirs, *_ = bench.rivals(problem, "fprop", layout, torch.float32)
+    theirs()
+    assert [tensor.is_contiguous(memory_format=layout) for tensor in given] == [True, True]
+
+
+def test_rows_are_timed_in_rounds_and_medians_are_of_all(monkeypatch):
+    timed, rows = [], len(bench_conv.OTHER)
+
+    def interleave(calls, threads, seconds):
+        assert seconds == pytest.approx(0.1)
+        took = (1.0, 9.0, 3.0)[(len(timed) - 1) // rows]  # in the second round the machine is slow
+        return [[2 * took] * 5, [took] * 5], 4
+
+    monkeypatch.setattr(bench_conv, "rivals", lambda problem, *_: (timed.append(problem), None, "the kernel"))
+    monkeypatch.setattr(bench_conv, "interleave", interleave)
+    monkeypatch.setattr(bench_conv, "limit", lambda *_: (1.5, "arithmetic"))
+    rows_of = {"network": "other", "batch": [2], "layouts": ["NHWC"], "passes": ["fprop"], "dtype": ["float32"]}
+    arguments = Namespace(**rows_of, threads=2, seconds=0.3, own=False, peers=[])
+    with Progress(disable=True) as progress:
+        results = bench_conv.measure(arguments, progress)
+    assert len(timed) == 3 * rows
+    assert timed[:rows] == timed[rows : 2 * rows] == timed[2 * rows :]
+    for row in results:
+        assert (row["torch_ms"], row["ours_ms"], row["ratio"], row["of_limit"]) == (6000, 3000, 2, 0.5)
+        assert (row["calls"], row["disturbed"], row["batch"], row["kernel"]) == (15, 12, 2, "the kernel")

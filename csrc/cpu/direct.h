@@ -269,8 +269,8 @@ inline bool are_of_one_group(const VectorPlace& first, const VectorPlace& second
   return first.source_channel == second.source_channel && !first.straddles && !second.straddles;
 }
 
-// One row of targets for `count` vectors of channels, in blocks of equal length. Each block asks for a part of
-// the memory that a row would ask for, as a sum waits if it asks for many lines at a time.
+// One row of targets for `count` vectors of channels, in blocks of equal length. Each block asks for its part of what a
+// row would ask for, as a sum waits if many lines are asked for at a time.
 template <class Walk, int slot, int per_lane>
 void sum_row(const Maps<per_lane>& maps, int64_t target_row, const VectorPlace* vectors, int64_t count,
              MemoryAhead& ahead) {
