@@ -12,6 +12,8 @@ process had taken a core; these calls are counted out in the column "disturbed")
 count; a ratio above 1 means that ours is faster. All rows are timed in three rounds, with new tensors in each, as a
 shared machine may be slow for seconds at a time. In NHWC the weight is channels_last, too, as in a model that was moved
 `to(memory_format=torch.channels_last)`.
+Each call's output is freed before the next call. Ours from 4 MiB on then have kept memory (docs/cpu.md), PyTorch's what
+malloc gives; with MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ at 8000000000 in the environment that is kept, too.
 "Ours" is what a user gets: where `explain` says that PyTorch's own convolution runs, both rivals are the same (the
 column "kernel" says PyTorch), unless --own asks for this package's kernel all the same.
 

@@ -80,7 +80,8 @@ def grouped_conv2d(
         kernel: name of the kernel to use for this forward pass (see `explain`); "" picks the best one.
 
     Returns:
-        (N, K, P, Q) or (K, P, Q), in the input's dtype; channels_last if the input or the weight is.
+        (N, K, P, Q) or (K, P, Q), in the input's dtype; channels_last if the input or the weight is. On the CPU, from
+        4 MiB on, in memory that an output had before, of which 512 MiB are kept: `resize_` cannot make it larger.
 
     Raises:
         RuntimeError: what conv2d raises, with its text; also if `kernel` is unknown (lists the known ones) or

@@ -1,5 +1,4 @@
 #include <pthread.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -7,6 +6,7 @@
 #include <memory>
 #include <new>
 
+#include "kept_memory.h"
 #include "operator.h"
 
 // Library 1, in every install: the operators' schemas and their CPU kernels.
@@ -40,14 +40,13 @@ struct Cpu {
   static int architecture(int) { return 0; }
   static bool allow_tf32(DType) { return false; }
 
-  // A large output is fresh memory in most calls: glibc returns blocks over 32 MB to the system when they are freed.
-  // In huge pages its first touch costs one fault for each 2 MB instead of one for each 4 KB.
-  static void prepare(const Tensor& output) {
-    constexpr uintptr_t huge_page = 2 << 20;
-    const auto begin = reinterpret_cast<uintptr_t>(output.mutable_data_ptr());
-    const uintptr_t end = begin + output.numel() * bytes_of(dtype_of(output.scalar_type(), "output"));
-    const uintptr_t first = (begin + huge_page - 1) / huge_page * huge_page, last = end / huge_page * huge_page;
-    if (last >= first + 2 * huge_page) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+  // The output or, if it is large, one like it in kept memory.
+  static Tensor prepare(const Tensor& output) {
+    const size_t bytes = output.numel() * bytes_of(dtype_of(output.scalar_type(), "output"));
+    void* memory = bytes < KeptMemory::kLeast ? nullptr : KeptMemory::instance().take(bytes);
+    if (!memory) return output;
+    return torch::stable::from_blob(memory, output.sizes(), output.strides(), output.device(), output.scalar_type(),
+                                    [bytes](void* data) { KeptMemory::instance().give_back(data, bytes); });
   }
 
   template <class Args>

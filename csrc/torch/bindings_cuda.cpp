@@ -12,7 +12,7 @@ struct Cuda {
   static const auto& table(const DgradArgs*) { return cuda::dgrad_table(); }
   static const auto& table(const WgradArgs*) { return cuda::wgrad_table(); }
 
-  static void prepare(const Tensor&) {}
+  static Tensor prepare(const Tensor& output) { return output; }
 
   static int architecture(int device) { return cuda::gpu_architecture(device); }
 

@@ -18,7 +18,7 @@
 //   static constexpr const char* name
 //   static has(const Tensor&) -> whether the tensor is on such a device
 //   static table(const Args*) -> the device's kernel table for that pass
-//   static prepare(const Tensor& output) -> whatever helps before the output is first written
+//   static prepare(const Tensor& output) -> the output, or one like it, in the memory that is best to write
 //   static architecture(device index, -1 for the current) -> Problem::architecture
 //   static allow_tf32(DType) -> Problem::allow_tf32, as PyTorch's settings have it now
 //   static launch(const KernelEntry<Args>&, Args&, const Tensor& like) -> workspace, stream or threads, and go
@@ -118,9 +118,8 @@ Tensor fprop(const ConvShape& shape, const Tensor& input, const Tensor& weight, 
              const std::optional<Tensor>& packed = std::nullopt) {
   const Layout layout = layout_of(input, weight);
   const Problem problem{shape, dtype_of(input.scalar_type(), "input"), layout, 16, fused.has_value()};
-  Tensor output = new_output(input, {shape.n, shape.k, shape.p(), shape.q()}, layout);
+  Tensor output = Device::prepare(new_output(input, {shape.n, shape.k, shape.p(), shape.q()}, layout));
   if (output.numel() == 0) return output;
-  Device::prepare(output);
 
   const Tensor x = dense(input, layout);
   const bool adds = fused && fused->residual;
@@ -189,9 +188,8 @@ Tensor grouped_conv2d_grad_input(const Tensor& grad_output, const Tensor& weight
   check_operand(weight, "weight", grad_output, "grad_output");
   const Layout layout = layout_of(grad_output, weight);
   const Problem problem{shape, dtype_of(grad_output.scalar_type(), "grad_output"), layout};
-  Tensor grad_input = new_output(grad_output, input_size, layout);
+  Tensor grad_input = Device::prepare(new_output(grad_output, input_size, layout));
   if (grad_input.numel() == 0) return grad_input;
-  Device::prepare(grad_input);
 
   const Tensor dy = dense(grad_output, layout);
   run<Device>(DgradArgs{problem,
