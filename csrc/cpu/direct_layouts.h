@@ -62,9 +62,7 @@ struct TilePlan {
   // Whether a block's weights meet all images before the next block's are read: in NCHW, and where those of all blocks
   // would not fit into the second-level cache. Else an image's blocks follow one another: in NHWC they share its pages.
   bool images_innermost;
-  // Each thread packs the weights of a block when it comes to it, so that they do not leave its cache and no thread
-  // waits for another: where they are used in one go, but not where several threads would pack the same.
-  bool packs_blocks;
+  bool one_block_at_a_time;  // whether a thread is done with a block's weights when it comes to the next block
   int64_t source_floats, target_floats, residual_floats, winograd_floats;  // scratch
 
   int64_t tile_floats() const { return source_floats + target_floats + residual_floats; }
@@ -90,7 +88,7 @@ inline long first_level_cache_ways() {
 }
 
 template <class Walk, class T>
-TilePlan tile_plan(const Sum<T>& sum, int threads) {
+TilePlan tile_plan(const Sum<T>& sum) {
   constexpr int64_t cached_floats = 128 * 1024, line_channels = 64, fewest_rows = 8;
   constexpr int64_t cached_weights = 512 * 1024, page = 4096, ways_for_short_blocks = 12;
   const Lanes &from = sum.source.map, &to = sum.target.map;
@@ -132,8 +130,7 @@ TilePlan tile_plan(const Sum<T>& sum, int threads) {
   plan.target_vectors = plan.units * to.vectors_per_unit();
   const int64_t weights = sum.pack_plan().size();
   plan.images_innermost = !nhwc || sum.transformed || weights > cached_weights;
-  const bool in_one_go = plan.images_innermost || sum.images == 1;
-  plan.packs_blocks = !sum.packed && in_one_go && plan.blocks >= threads;
+  plan.one_block_at_a_time = plan.images_innermost || sum.images == 1;
   return plan;
 }
 
@@ -237,7 +234,8 @@ VectorPlace vector_place(const Sum<T>& sum, const TilePlan& plan, int64_t vector
     place.scale = spread(static_cast<const float*>(sum.epilogue.scale));
     place.shift = spread(static_cast<const float*>(sum.epilogue.shift));
   }
-  place.weights = (plan.packs_blocks ? vector % plan.target_vectors : vector) * sum.pack_plan().vector_size();
+  const bool from_own_block = plan.one_block_at_a_time && !sum.packed;
+  place.weights = (from_own_block ? vector % plan.target_vectors : vector) * sum.pack_plan().vector_size();
   place.source_channel = (unit_channel + group_in_unit * from.width) / per_lane<T>;
   place.target_channel = plan.target_in_place ? to.first_channel(vector) : vector * lanes;
   place.count = plan.target_in_place ? to.count(vector) : lanes;
@@ -253,33 +251,52 @@ inline Part new_rows(const TileParts& here, const TileParts& next) {
   return {rows.image, rows.first_vector, rows.vectors, rows.first_row + known, rows.rows - known};
 }
 
-// `packed` are all weights; where the thread packs its blocks itself, those of one, in `own`. Returns false if the sums
-// were made by Winograd and some are not finite.
+// Where the workspace of one thread holds what, in floats: places, packed weights, scratch for a tile. Threads share
+// none of it: a line that another core wrote takes a hundred nanoseconds to read where cores have no cache in common.
+template <class T>
+struct SumWorkspace {
+  int64_t weights, scratch, size;
+
+  SumWorkspace(const Sum<T>& sum, const TilePlan& plan) {
+    constexpr int64_t line = 64 / sizeof(float);
+    const int64_t vectors = plan.one_block_at_a_time ? plan.target_vectors : sum.target.map.vectors();
+    weights = sum.target.map.vectors() * int64_t(sizeof(VectorPlace) / sizeof(float));
+    scratch = weights + (sum.packed ? 0 : vectors * sum.pack_plan().vector_size());
+    size = (scratch + plan.scratch() + line - 1) / line * line;
+  }
+};
+
+// The calling thread's share of the tiles. Returns false if the sums were made by Winograd and some are not finite.
 template <class Walk, int slot, class T>
-bool sum_tiles(const Sum<T>& sum, const TilePlan& plan, const VectorPlace* vectors, const float* packed, float* own,
-               float* scratch) {
+bool sum_tiles(const Sum<T>& sum, const TilePlan& plan, float* workspace) {
   constexpr bool across = slot == 1;
   const PackPlan pack_plan = sum.pack_plan();
   const Share share = thread_share(sum.images * plan.blocks * plan.tiles);
   const bool from_memory = comes_from_memory(sum);
   AllFinite finite;
-  int64_t packed_vector = -1;
+  const SumWorkspace<T> own(sum, plan);
+  auto* places = reinterpret_cast<VectorPlace*>(workspace);
+  float *packed = workspace + own.weights, *scratch = workspace + own.scratch;
+  int64_t last_vector = -1, prepared = 0;  // blocks, which come one after another, and again for the next image
   for (int64_t index = share.begin; index < share.end; ++index) {
     const TileParts parts = tile_parts<Walk>(sum, plan, index);
     const TileParts next = tile_parts<Walk>(sum, plan, std::min(index + 1, share.end - 1));
-    if (plan.packs_blocks && parts.target.first_vector != packed_vector) {
-      packed_vector = parts.target.first_vector;
-      for (int64_t i = 0; i < parts.target.vectors; ++i)
-        pack<T>(pack_plan, sum.weight, packed_vector + i, own + i * pack_plan.vector_size());
+    if (parts.target.first_vector != last_vector && prepared < plan.blocks) {
+      last_vector = parts.target.first_vector;
+      ++prepared;
+      for (int64_t vector = last_vector; vector < last_vector + parts.target.vectors; ++vector) {
+        places[vector] = vector_place(sum, plan, vector);
+        if (!sum.packed) pack<T>(pack_plan, sum.weight, vector, packed + places[vector].weights);
+      }
     }
     Maps<per_lane<T>> maps = tile_maps(sum, plan, parts, scratch);
-    maps.weights = packed;
+    maps.weights = sum.packed ? sum.packed : packed;
     if (!plan.source_in_place)
       load_pixels<across>(sum.source, parts.source, {parts.source.vectors * lanes, lanes}, source_scratch<T>(scratch));
     if (sum.epilogue.residual && !plan.target_in_place)
       load_pixels<across>(residual_of(sum), parts.target, {parts.target.vectors * lanes, lanes},
                           reinterpret_cast<Result<per_lane<T>>*>(scratch + plan.source_floats + plan.target_floats));
-    const VectorPlace* places = vectors + parts.target.first_vector;
+    const VectorPlace* block = places + parts.target.first_vector;
     const int64_t first_row = parts.target.first_row, rows = parts.target.rows;
     constexpr bool winograd = std::is_same_v<Walk, Winograd>;
     MemoryAhead ahead;
@@ -295,61 +312,30 @@ bool sum_tiles(const Sum<T>& sum, const TilePlan& plan, const VectorPlace* vecto
         ahead.target = {sum.target, plan.target_in_place ? next.target : parts.target, asks};
     }
     if constexpr (winograd)
-      sum_squares(maps, first_row, first_row + rows, places, parts.target.vectors, ahead, scratch + plan.tile_floats(),
+      sum_squares(maps, first_row, first_row + rows, block, parts.target.vectors, ahead, scratch + plan.tile_floats(),
                   finite);
     else
       for (int64_t i = 0; i < rows; ++i)
-        sum_row<Walk, slot, per_lane<T>>(maps, first_row + i, places, parts.target.vectors, ahead);
+        sum_row<Walk, slot, per_lane<T>>(maps, first_row + i, block, parts.target.vectors, ahead);
     if (!plan.target_in_place) store_pixels<across>(maps.target, parts.target, sum.target);
   }
   if (worth_streaming(sum, plan)) _mm_sfence();  // the caller's other threads must see what was streamed
   return static_cast<bool>(finite);
 }
 
-// Where the workspace holds what, in floats: places, packed weights, and each thread's own: packed weights of a block,
-// and scratch for a tile.
-template <class T>
-struct SumWorkspace {
-  int64_t weights, own, own_weights, own_size;
-
-  SumWorkspace(const Sum<T>& sum, const TilePlan& plan) {
-    const PackPlan pack = sum.pack_plan();
-    weights = sum.target.map.vectors() * int64_t(sizeof(VectorPlace) / sizeof(float));
-    own = weights + (plan.packs_blocks || sum.packed ? 0 : pack.size());
-    own_weights = plan.packs_blocks ? plan.target_vectors * pack.vector_size() : 0;
-    own_size = own_weights + plan.scratch();
-  }
-};
-
 template <class Walk, class T>
 int64_t sum_workspace(const Sum<T>& sum, int threads) {
-  const SumWorkspace<T> workspace(sum, tile_plan<Walk>(sum, threads));
-  return (workspace.own + threads * workspace.own_size) * int64_t(sizeof(float));
+  return threads * SumWorkspace<T>(sum, tile_plan<Walk>(sum)).size * int64_t(sizeof(float));
 }
 
 // Returns what sum_tiles does.
 template <class Walk, int slot, class T>
 bool run_sum(const Sum<T>& sum) {
-  const PackPlan pack_plan = sum.pack_plan();
-  const TilePlan plan = tile_plan<Walk>(sum, sum.launch.threads);
-  const SumWorkspace<T> workspace(sum, plan);
-  auto* places = static_cast<VectorPlace*>(sum.launch.workspace);
-  float* floats = static_cast<float*>(sum.launch.workspace);
-  for (int64_t vector = 0; vector < sum.target.map.vectors(); ++vector)
-    places[vector] = vector_place(sum, plan, vector);
+  const TilePlan plan = tile_plan<Walk>(sum);
+  const int64_t size = SumWorkspace<T>(sum, plan).size;
   bool finite = true;
 #pragma omp parallel num_threads(sum.launch.threads) reduction(&& : finite)
-  {
-    float* own = floats + workspace.own + omp_get_thread_num() * workspace.own_size;
-    float *scratch = own + workspace.own_weights, *packed = floats + workspace.weights;
-    if (!plan.packs_blocks && !sum.packed) {
-#pragma omp for schedule(static)
-      for (int64_t vector = 0; vector < sum.target.map.vectors(); ++vector)
-        pack<T>(pack_plan, sum.weight, vector, packed + vector * pack_plan.vector_size());
-    }
-    const float* weights = plan.packs_blocks ? own : sum.packed ? sum.packed : packed;
-    finite = sum_tiles<Walk, slot>(sum, plan, places, weights, own, scratch);
-  }
+  finite = sum_tiles<Walk, slot>(sum, plan, static_cast<float*>(sum.launch.workspace) + omp_get_thread_num() * size);
   return finite;
 }
 
