@@ -260,9 +260,11 @@ constexpr int largest_block = lanes == 16               ? 14 / Walk::step_target
                                                         : 7;
 
 // Steps of a block of two vectors, or 0. A short block of one would wait for its sums; and in fprop of stride 2, where
-// a pixel that is read serves one or two targets, two vectors gain where rows are long, too.
+// a pixel that is read serves one or two targets, two vectors gain where rows are long, too. AVX2 has registers for
+// four steps, which read weights more often: it gains in long sums of stride 2 alone, and if no vector is left over.
 template <class Walk, int slot>
-constexpr int block_of_two = (slot == lanes || slot == 1) && lanes == 16 && Walk::step_targets == 1 ? 7 : 0;
+constexpr int block_of_two = lanes == 16 ? ((slot == lanes || slot == 1) && Walk::step_targets == 1 ? 7 : 0)
+                                         : (slot == lanes && std::is_same_v<Walk, Narrowing> ? 4 : 0);
 
 // The two have the channels of one group, and no others.
 inline bool are_of_one_group(const VectorPlace& first, const VectorPlace& second) {
@@ -275,11 +277,13 @@ template <class Walk, int slot, int per_lane>
 void sum_row(const Maps<per_lane>& maps, int64_t target_row, const VectorPlace* vectors, int64_t count,
              MemoryAhead& ahead) {
   constexpr int64_t largest = largest_block<Walk, slot>, few = 7;
-  constexpr int two = block_of_two<Walk, slot>;
+  constexpr int two = block_of_two<Walk, slot>, long_sums = 32;
   const TapRows taps = tap_rows<Walk>(maps, target_row);
-  const bool in_twos = two > 0 && count > 1 && are_of_one_group(vectors[0], vectors[1]);
+  const bool twos_gain = lanes == 16 || (maps.channels >= long_sums && maps.channels % (2 * lanes) == 0);
+  const bool in_twos = two > 0 && twos_gain && count > 1 && are_of_one_group(vectors[0], vectors[1]);
   const bool short_blocks = maps.crowded || (in_twos && std::is_same_v<Walk, Narrowing>);
-  const int64_t steps = Walk::steps(maps), most = short_blocks ? std::min(largest, few) : largest;
+  const int64_t shorter = in_twos ? two : std::min(largest, few);
+  const int64_t steps = Walk::steps(maps), most = short_blocks ? shorter : largest;
   Result<per_lane>* target = maps.target + (target_row - maps.target_first) * maps.target_columns * maps.target_stride;
   int64_t blocks = (steps + most - 1) / most;
   ahead.split(blocks * (in_twos && most <= two ? (count + 1) / 2 : count));
@@ -296,7 +300,7 @@ void sum_row(const Maps<per_lane>& maps, int64_t target_row, const VectorPlace* 
           target + column * maps.target_stride + vector.target_channel - maps.target_channel;
       ahead.ask();
       if constexpr (two > 0) {
-        if (size <= two && i + 1 < count && are_of_one_group(vector, vectors[i + 1])) {
+        if (twos_gain && size <= two && i + 1 < count && are_of_one_group(vector, vectors[i + 1])) {
           sum_block<Walk, slot, per_lane, two, 2>(maps, taps, &vector, place, block_target);
           i += 2;
           continue;
