@@ -8,10 +8,11 @@ other widths of groups, odd maps, unequal inputs and outputs. benchmarks/plot.py
 Each call is what a training step makes: the function, and the operators that its backward calls, with the output
 allocated and weights packed inside. The two rivals take turns call by call, so that whatever else the machine does
 falls on both, and calls count, a tenth of a second at a time, only if all threads ran for 94 % of it (otherwise another
-process had taken a core; these calls are counted out in the column "disturbed"). Times are medians over the calls that
-count; a ratio above 1 means that ours is faster. All rows are timed in three rounds, with new tensors in each, as a
-shared machine may be slow for seconds at a time. In NHWC the weight is channels_last, too, as in a model that was moved
-`to(memory_format=torch.channels_last)`.
+process had taken a core, or a rival leaves one idle, as PyTorch's bfloat16 dgrad of one NHWC image does on CPUs with
+AVX2 alone: that row is never counted; the column "disturbed" has how many calls were left out). Times are medians over
+the calls that count; a ratio above 1 means that ours is faster. All rows are timed in three rounds, with new tensors in
+each, as a shared machine may be slow for seconds at a time. In NHWC the weight is channels_last, too, as in a model
+that was moved `to(memory_format=torch.channels_last)`.
 Each call's output is freed before the next call. Ours from 4 MiB on then have kept memory (docs/cpu.md), PyTorch's what
 malloc gives; with MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ at 8000000000 in the environment that is kept, too.
 "Ours" is what a user gets: where `explain` says that PyTorch's own convolution runs, both rivals are the same (the
@@ -203,7 +204,7 @@ class Row:
         self.disturbed += disturbed
 
     def summary(self) -> dict:
-        """What is shown and written; without times if the machine was never quiet enough."""
+        """What is shown and written; without times if too few calls were counted."""
         problem = self.problem
         width, outputs = problem.c // problem.groups, problem.k // problem.groups
         widths = f"{width}" if width == outputs else f"{width}->{outputs}"
@@ -257,7 +258,7 @@ def show(rows: list[dict], console: Console) -> None:
     for row in rows:
         fixed = [row["layer"], row["dtype"], str(row["batch"]), row["layout"], row["pass"]]
         if "ratio" not in row:
-            table.add_row(*fixed, "-", "-", "never quiet", "-", "-", "-", str(row["disturbed"]), row["kernel"])
+            table.add_row(*fixed, "-", "-", "never counted", "-", "-", "-", str(row["disturbed"]), row["kernel"])
             continue
         colour = "green" if row["ratio"] >= 1.05 else "yellow" if row["ratio"] >= 0.95 else "red"
         times = [f"{row['torch_ms']:.3f}", f"{row['ours_ms']:.3f}", f"[{colour}]{row['ratio']:.2f}[/]"]

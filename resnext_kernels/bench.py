@@ -69,7 +69,8 @@ def rivals(
 def interleave(calls: tuple[Callable, ...], threads: int, seconds: float) -> tuple[list[list[float]], int]:
     """Undisturbed wall times of each call, in turns until the time is up; and how many calls were disturbed.
 
-    Calls count, a window at a time, only if all threads ran for 94 % of it: otherwise another process had taken a core.
+    Calls count, a window at a time, only if all threads ran for 94 % of it: otherwise another process had taken a core,
+    or one of the calls leaves it idle.
     Each round has an order of its own: a call finds the caches as the one before it has left them.
     """
     times: list[list[float]] = [[] for _ in calls]
@@ -91,14 +92,14 @@ def interleave(calls: tuple[Callable, ...], threads: int, seconds: float) -> tup
                 all_times += its_times
         else:
             disturbed += sum(map(len, window))
-        if time.perf_counter() > end + 10 * seconds:  # never quiet: say so rather than wait for ever
+        if time.perf_counter() > end + 10 * seconds:  # say so rather than wait for ever
             break
     return times, disturbed
 
 
 @dataclass
 class Timing:
-    """Median times of one pass of one layer, in milliseconds; None if the machine was never quiet enough."""
+    """Median times of one pass of one layer, in milliseconds; None if none were counted."""
 
     problem: str
     op: str
@@ -142,7 +143,7 @@ def show(timings: list[Timing]) -> None:
     for name in ("problem", "pass", "dtype", "layout", "PyTorch ms", "ours ms", "ratio", "kernel"):
         table.add_column(name, justify="right" if name.endswith("ms") or name == "ratio" else "left")
     for row in timings:
-        numbers = ("-", "-", "never quiet")
+        numbers = ("-", "-", "never counted")
         if row.ratio:
             colour = "green" if row.ratio >= 1.05 else "yellow" if row.ratio >= 0.95 else "red"
             numbers = (f"{row.pytorch_ms:.3f}", f"{row.ours_ms:.3f}", f"[{colour}]{row.ratio:.2f}[/]")
