@@ -6,7 +6,7 @@ SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 export RESNEXT_KERNELS_TESTING ?= 1
 export MAX_JOBS ?= 2
 
-.PHONY: help build demo test fuzz cuda verify mmpretrain docs asan gpu bench lint format wheel abi clean
+.PHONY: help build demo test fuzz cuda verify mmpretrain docs asan avx512 gpu bench lint format wheel abi clean
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
@@ -61,6 +61,16 @@ mmpretrain: build requirements-mmpretrain.txt  ## Run the tests against mmpretra
 
 asan: build  ## Run all kernels under sanitizers, the emulated ones too
 	$(BIN)/python -m pytest -q tests/test_asan.py --asan
+
+EMULATED = build/avx512
+avx512: $(VENV)/.installed  ## Test the AVX-512 kernels on a CPU that has AVX2 alone, their instructions emulated
+	RESNEXT_KERNELS_CUDA=0 RESNEXT_KERNELS_EMULATE_AVX512=1 \
+	  $(BIN)/python setup.py --quiet build --build-base $(EMULATED) --build-lib $(EMULATED)/lib
+	rm -rf $(EMULATED)/lib/tests
+	cp -r tests $(EMULATED)/lib/tests
+	cd $(EMULATED)/lib && $(abspath $(BIN))/python -m pytest -q -n $(MAX_JOBS) --dist loadfile -c /dev/null --rootdir . \
+	  tests/test_kernels.py tests/test_winograd.py tests/test_epilogue.py tests/test_packed.py tests/test_threads.py \
+	  tests/test_infinities.py tests/test_routing.py
 
 docs: $(VENV)/.installed requirements-docs.txt  ## Build the documentation into build/site, every warning an error
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-docs.txt

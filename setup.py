@@ -55,6 +55,7 @@ from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtensio
 ROOT = os.path.dirname(os.path.abspath(__file__))  # mapped away, so that error messages carry no builder's path
 CXX = ["-O3", "-g0", "-std=c++20", "-fopenmp", "-fvisibility=hidden", f"-ffile-prefix-map={ROOT}/="]
 TESTING = os.environ.get("RESNEXT_KERNELS_TESTING") == "1"
+EMULATE_AVX512 = os.environ.get("RESNEXT_KERNELS_EMULATE_AVX512") == "1"  # `make avx512`
 CXX += ["-DTORCH_TARGET_VERSION=0x020b000000000000", *(["-Wall", "-Werror"] if TESTING else [])]
 CXX += shlex.split(os.environ.get("CXXFLAGS", ""))
 GPUS = ["75,code=sm_75", "80,code=[sm_80,sm_86,sm_89,sm_90,sm_100,sm_120,compute_80]"]
@@ -74,6 +75,7 @@ if TESTING:
     flags = [*CXX, "-Wno-unknown-pragmas", f"-I{__import__('pybind11').get_include()}"]
     sources = ["csrc/testing/cpu_kernels.cpp"]
     extensions += [Extension("resnext_kernels._testing_cpu", sources, extra_compile_args=flags, **common)]
+if TESTING and not EMULATE_AVX512:
     # The CUDA kernels by g++, for the emulated device of csrc/simt, where the sanitizers' calls end too; -O1 compiles
     # them three times as fast as -O3 and runs them two thirds as fast.
     emulated = ["-O1", "-fno-strict-aliasing", "-fsanitize=alignment,bounds", "-fvisibility=default"]
@@ -84,12 +86,17 @@ if TESTING:
 libraries = []
 avx2, avx512 = ["-mavx2", "-mfma", "-mf16c"], ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
 instruction_sets = {"avx2": avx2, "avx512": avx512, "avx512bf16": [*avx512, "-mavx512bf16"]}
+if EMULATE_AVX512:  # csrc/testing/avx512_emulated.h
+    instruction_sets["avx512"] = [*avx2, "-Wno-psabi", "-DRESNEXT_EMULATE_AVX512=1"]
+    instruction_sets["avx512bf16"] = [*avx2, "-Wno-psabi", "-DRESNEXT_EMULATE_AVX512=2"]
+    instruction_sets["table"] = ["-DRESNEXT_EMULATE_AVX512=1"]
 for source in sorted(glob("csrc/cpu/*.cpp"), key=lambda path: not path.endswith("table.cpp")):
     name = Path(source).stem
     cflags = [*CXX, "-Wextra", *instruction_sets.get(name.split("_")[-1], [])]
     build = {"sources": [source], "include_dirs": ["csrc"], "cflags": cflags}
     libraries += [(f"resnext_cpu_{name}", {**build, "obj_deps": {"": headers}})]
-if TESTING:  # the emulated device itself: at -O3, since it compiles in seconds and then runs for minutes
+# The emulated device itself: at -O3, since it compiles in seconds and then runs for minutes.
+if TESTING and not EMULATE_AVX512:
     flags = [*CXX, "-Wno-restrict"]  # some versions of g++ take sums of strings for overlapping copies
     build = {"sources": glob("csrc/simt/*.cpp"), "include_dirs": ["csrc"], "cflags": flags}
     libraries += [("resnext_simt", {**build, "obj_deps": {"": headers}})]

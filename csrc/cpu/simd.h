@@ -7,6 +7,9 @@
 #include <utility>
 
 #include "float16.h"
+#ifdef RESNEXT_EMULATE_AVX512
+#include "testing/avx512_emulated.h"
+#endif
 
 // One vector of floats, as wide as the instruction set that this file is compiled for: 16 lanes for AVX-512, else 8.
 // The 16-bit types exist in memory only: loads widen them to float, stores round to nearest even.
@@ -127,7 +130,7 @@ template <int per_lane>
 // which keeps busy what multiplies. AddressSanitizer does not see what assembly reads.
 template <int per_lane>
 [[gnu::always_inline]] inline Vec multiply_add_splat(Vec sum, const float* x, Vec y) {
-#if defined(__AVX512F__) && !defined(__SANITIZE_ADDRESS__)
+#if defined(__AVX512F__) && !defined(__SANITIZE_ADDRESS__) && !defined(RESNEXT_EMULATE_AVX512)
   const UnalignedFloat& number = *reinterpret_cast<const UnalignedFloat*>(x);
   if constexpr (per_lane == 2)
     asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(y), "m"(number));
@@ -194,7 +197,9 @@ template <class T>
 
 // Keeps a set in a mask register, where GCC would rather read it anew for each use.
 [[gnu::always_inline]] inline LaneSet kept(LaneSet set) {
+#ifndef RESNEXT_EMULATE_AVX512
   asm("" : "+k"(set));
+#endif
   return set;
 }
 
@@ -330,7 +335,9 @@ template <class T>
 
 // Loads a vector once, where GCC would rather load it for each use: as many loads as multiply-adds are too many.
 [[gnu::always_inline]] inline Vec in_register(Vec vector) {
+#ifndef RESNEXT_EMULATE_AVX512
   asm("" : "+v"(vector));
+#endif
   return vector;
 }
 

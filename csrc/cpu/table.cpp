@@ -20,9 +20,16 @@ struct Avx2 {
   }
 };
 
+#ifdef RESNEXT_EMULATE_AVX512
+constexpr bool emulates_avx512 = true;
+#else
+constexpr bool emulates_avx512 = false;
+#endif
+
 struct Avx512 {
   static constexpr int lanes = avx512::vector_lanes;
   static const char* missing() {
+    if (emulates_avx512) return nullptr;
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                    __builtin_cpu_supports("fma")
@@ -34,7 +41,7 @@ struct Avx512 {
 struct Avx512Bf16 : Avx512 {
   static const char* missing() {
     if (const char* reason = Avx512::missing()) return reason;
-    return __builtin_cpu_supports("avx512bf16") ? nullptr : "this CPU has no AVX-512 with bfloat16";
+    return emulates_avx512 || __builtin_cpu_supports("avx512bf16") ? nullptr : "this CPU has no AVX-512 with bfloat16";
   }
 };
 
