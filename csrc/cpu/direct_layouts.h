@@ -252,7 +252,7 @@ inline Part new_rows(const TileParts& here, const TileParts& next) {
 }
 
 // Where the workspace of one thread holds what, in floats: places, packed weights, scratch for a tile. Threads share
-// none of it: a line that another core wrote takes a hundred nanoseconds to read where cores have no cache in common.
+// none of it: lines that another core wrote are slow to read where cores have no cache in common (docs/performance.md).
 template <class T>
 struct SumWorkspace {
   int64_t weights, scratch, size;
